@@ -1,0 +1,66 @@
+"""Errors and argument checks shared by the whole core.
+
+Every message says what was expected, what came, and what to change. The command line turns `exit_status` into its
+exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+
+class Zero2HeroError(Exception):
+    """Work failed although the input was usable (out of memory, full disk ...)."""
+
+    exit_status = 1
+
+
+class InputError(Zero2HeroError):
+    """An argument, a file or a value from the user cannot be used."""
+
+    exit_status = 2
+
+
+class ShapeError(InputError):
+    """A tensor has another shape than the function needs."""
+
+
+def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int | str]) -> None:
+    """Raise `ShapeError` unless `tensor` has the expected shape.
+
+    Args:
+        name: what the tensor is called in the message.
+        tensor: any tensor.
+        expected: one entry per dimension; an int must match, a string names a free dimension.
+    """
+    ok = tensor.ndim == len(expected) and all(
+        isinstance(want, str) or want == got for want, got in zip(expected, tensor.shape, strict=False)
+    )
+    if not ok:
+        wanted = "(" + ", ".join(str(e) for e in expected) + ")"
+        raise ShapeError(f"{name}: expected shape {wanted}, got {tuple(tensor.shape)}.")
+
+
+def check_images(name: str, images: torch.Tensor) -> None:
+    """Raise `ShapeError` unless `images` is (N, 3, H, W), floating point, with at least one frame."""
+    check_shape(name, images, ("N", 3, "H", "W"))
+    if not images.is_floating_point():
+        raise ShapeError(f"{name}: expected floating point values in [0, 1], got {images.dtype}; divide by 255 first.")
+    if images.shape[0] == 0:
+        raise InputError(f"{name}: expected at least one frame, got none.")
+
+
+def check_index(name: str, index: int, length: int) -> int:
+    """Return `index` if it lies in 0..length-1, else raise `InputError`."""
+    if not 0 <= index < length:
+        raise InputError(f"{name}: expected 0 to {length - 1} (the clip has {length} frames), got {index}.")
+    return index
+
+
+def check_range(name: str, value: float, low: float, high: float) -> float:
+    """Return `value` if low <= value <= high, else raise `InputError`."""
+    if not low <= value <= high:
+        raise InputError(f"{name}: expected a value from {low:g} to {high:g}, got {value:g}.")
+    return value

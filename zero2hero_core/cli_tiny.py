@@ -1,0 +1,104 @@
+"""`zero2hero tiny train | evaluate`: the recipe of the bundled models and their measures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from . import cli_shared
+from .checks import InputError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register both commands."""
+    parser = subparsers.add_parser("tiny", help="train or measure the bundled tiny models")
+    commands = parser.add_subparsers(dest="tiny_command", required=True, metavar="train|evaluate")
+    train = commands.add_parser("train", help="render scenes and train the tiny models from a seed")
+    train.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    train.add_argument(
+        "--work",
+        type=Path,
+        default=Path("runs/tiny"),
+        help="folder for scenes, resumable state, curve (default: runs/tiny)",
+    )
+    train.add_argument("--clips", type=int, default=None, help="training clips to render (default: the recipe's)")
+    train.add_argument(
+        "--scale", type=float, default=1.0, help="multiply the number of steps: longer is better (default: 1)"
+    )
+    train.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    cli_shared.add_common(train)
+    train.set_defaults(func=run_train)
+    evaluate = commands.add_parser("evaluate", help="measure matches and Zero-Stage on held-out rendered clips")
+    evaluate.add_argument("--clips", type=int, default=20, help="clips of the split (default: 20)")
+    evaluate.add_argument("--first", type=int, default=0, help="index of the first clip (default: 0)")
+    evaluate.add_argument("--split", choices=("validation", "test"), default="test", help="which seeds (default: test)")
+    evaluate.add_argument(
+        "--weights", type=Path, default=None, help="folder of other weights (default: the bundled ones)"
+    )
+    evaluate.add_argument("--steps", type=int, default=20, help="DDIM steps (default: 20)")
+    evaluate.add_argument(
+        "--k",
+        type=cli_shared.tokens,
+        default=1,
+        help='reference tokens per target token, -1 or "adaptive" (default: 1)',
+    )
+    evaluate.add_argument(
+        "--timestep", type=int, default=None, help="where features are read (default: the model's advice)"
+    )
+    evaluate.add_argument(
+        "--block", type=int, default=None, help="decoder block of the features (default: the model's advice)"
+    )
+    evaluate.add_argument(
+        "--methods", nargs="+", default=None, help="some of: zero cia pixel_swap identity (default: all)"
+    )
+    cli_shared.add_common(evaluate)
+    evaluate.set_defaults(func=run_evaluate)
+
+
+def run_train(args: argparse.Namespace) -> dict[str, Any]:
+    """Train; returns the recipe and the last line of the curve."""
+    from .tiny.model import weights_metadata
+    from .tiny.train import scaled_recipe, train
+
+    recipe = scaled_recipe(seed=args.seed, clips=args.clips, scale=args.scale)
+    train(recipe, args.work, args.out, device=args.device, log=lambda line: cli_shared.say(args, line))
+    return {"command": "tiny train", "out": str(args.out), **weights_metadata(args.out)}
+
+
+def run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure; returns mean, spread and minimum of each figure and the rows."""
+    from .tiny.evaluate import METHODS, evaluate_split, summarise
+    from .tiny.model import load_tiny, weights_metadata
+    from .zero_stage import ZeroStageSettings
+
+    methods = tuple(args.methods or METHODS)
+    if args.clips < 1 or any(method not in METHODS for method in methods):
+        raise InputError(
+            f"--clips, --methods: expected at least one clip and some of {METHODS}, got {args.clips}, {methods}."
+        )
+    settings = ZeroStageSettings(num_inference_steps=args.steps, k=args.k, timestep=args.timestep, block=args.block)
+    backbone = load_tiny(args.weights)
+    with cli_shared.progress(args) as bar:
+        task = bar.add_task("clips", total=args.clips)
+        rows = evaluate_split(
+            backbone,
+            args.split,
+            args.clips,
+            first=args.first,
+            settings=settings,
+            methods=methods,
+            progress=lambda *_: bar.advance(task),
+        )
+    summary = summarise(rows)
+    for name, values in summary.items():
+        cli_shared.say(args, f"{name:24s} {values['mean']:8.3f} +- {values['std']:.3f}   min {values['min']:.3f}")
+    return {
+        "command": "tiny evaluate",
+        "split": args.split,
+        "clips": args.clips,
+        "summary": summary,
+        "rows": rows,
+        "weights": weights_metadata(args.weights),
+    }

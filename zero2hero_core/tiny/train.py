@@ -1,0 +1,245 @@
+"""The recipe of the bundled tiny UNet: `zero2hero tiny train` or `python -m zero2hero_core.tiny.train`.
+
+Plain noise prediction would need far more images than two cores can show in an hour before matching features and
+attention-borne appearance emerge,
+as they do in Stable Diffusion. So pairs of frames are shown and two things are asked on top, stated wherever results
+of these models are: decoder
+features of matching cells shall agree (contrastive loss, low noise), and in every second step the target's decoder
+attention reads the anchor's
+tokens at the true matches. The second appearance of a clip is never paired with the first: the edit itself is not
+trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from ..backbones.unet import HookedAttention, _Slot, decoder_attentions
+from ..schedule import stable_diffusion_alphas
+from .autoencoder import PatchAutoencoder
+from .model import CONTEXT, build_unet, save_weights
+from .pairs import PairAttention, PairBatch, contrastive_loss, sample_pairs
+from .pool import Pool, build_pool, cached_pool, fit_autoencoder
+
+LOW_NOISE = 350  # features are matched below this timestep
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights. `phases`: (steps, pairs a step, crop in latent cells)."""
+
+    seed: int = 0
+    clips: int = 3000
+    size: int = 256
+    phases: tuple[tuple[int, int, int], ...] = ((2400, 16, 16), (1500, 6, 32))
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    weight_decay: float = 0.01
+    contrast: float = 0.1
+    ema: float = 0.999
+    bfloat16: bool = True
+
+    @property
+    def total(self) -> int:
+        """Steps of all phases."""
+        return sum(steps for steps, _, _ in self.phases)
+
+    def phase(self, step: int) -> tuple[int, int]:
+        """Pairs and crop of a step."""
+        for steps, pairs, crop in self.phases:
+            if step < steps:
+                return pairs, crop
+            step -= steps
+        return self.phases[-1][1:]
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a cosine to zero."""
+        if step < self.warmup:
+            return self.learning_rate * (step + 1) / self.warmup
+        return (
+            self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup)))
+        )
+
+
+class Trainer:
+    """UNet, its moving average, optimiser and random state; `step()` does one update and returns the losses."""
+
+    def __init__(self, recipe: Recipe, pool: Pool, device: str = "cpu"):
+        torch.manual_seed(recipe.seed)
+        self.recipe, self.pool, self.device = recipe, pool, torch.device(device)
+        self.unet: Any = build_unet().to(self.device, memory_format=torch.channels_last).train()
+        self.average = {name: tensor.detach().clone() for name, tensor in self.unet.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            self.unet.parameters(), lr=0.0, weight_decay=recipe.weight_decay, betas=(0.9, 0.99)
+        )
+        self.generator = torch.Generator().manual_seed(recipe.seed)
+        self.alphas = stable_diffusion_alphas()
+        self.done = 0
+        self._slot = _Slot()
+        for layer, attention in decoder_attentions(self.unet).items():
+            attention.set_processor(HookedAttention(layer, self._slot))
+        self._features: dict[int, torch.Tensor] = {}
+        for block in (1, 2):
+            self.unet.up_blocks[block].register_forward_hook(self._keeper(block))
+
+    def _keeper(self, block: int) -> Callable[..., None]:
+        def keep(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+            self._features[block] = output
+
+        return keep
+
+    def _timesteps(self, pairs: int, low_half: bool) -> torch.Tensor:
+        timesteps = torch.randint(1000, (pairs,), generator=self.generator)
+        if low_half:
+            timesteps[: pairs // 2] = timesteps[: pairs // 2] * LOW_NOISE // 1000
+        return timesteps
+
+    def _predict(self, batch: PairBatch, timesteps: torch.Tensor, hook: Any) -> torch.Tensor:
+        """Mean squared error of the noise prediction."""
+        both = timesteps.repeat(2)
+        noise = torch.randn(batch.latents.shape, generator=self.generator).to(self.device)
+        alpha = self.alphas[both][:, None, None, None].to(self.device)
+        noisy = (alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise).contiguous(
+            memory_format=torch.channels_last
+        )
+        context = torch.zeros(len(both), *CONTEXT, device=self.device)
+        self._slot.hook = hook
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16):
+            predicted = self.unet(noisy, both.to(self.device), context).sample
+        self._slot.hook = None
+        return F.mse_loss(predicted.float(), noise)
+
+    def step(self) -> dict[str, float]:
+        """One update: plain and two-frame steps in turn."""
+        recipe, cross = self.recipe, self.done % 2 == 1
+        pairs, crop = recipe.phase(self.done)
+        batch = sample_pairs(self.pool, pairs, crop, self.generator).to(self.device)
+        timesteps = self._timesteps(pairs, low_half=not cross)
+        mse = self._predict(batch, timesteps, PairAttention(batch) if cross else None)
+        losses = {"cross_mse" if cross else "mse": float(mse.detach())}
+        loss = mse
+        if not cross:
+            rows = (timesteps < LOW_NOISE).to(self.device)
+            contrast = (
+                contrastive_loss(self._features[1], batch, rows) + contrastive_loss(self._features[2], batch, rows)
+            ) / 2
+            losses["contrast"] = float(contrast.detach())
+            loss = loss + recipe.contrast * contrast
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.rate(self.done)
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self._average()
+        self.done += 1
+        return losses
+
+    @torch.no_grad()
+    def _average(self) -> None:
+        decay = min(self.recipe.ema, (1 + self.done) / (10 + self.done))
+        torch._foreach_lerp_(list(self.average.values()), list(self.unet.state_dict().values()), 1 - decay)
+
+    def averaged_unet(self) -> Any:
+        """A copy of the UNet with the averaged weights."""
+        unet = build_unet()
+        unet.load_state_dict({name: tensor.cpu() for name, tensor in self.average.items()})
+        return unet
+
+    def save(self, path: Path) -> None:
+        """Whole state, for `load`, through a temporary file."""
+        part = path.with_suffix(".part")
+        state = {"unet": self.unet.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
+        torch.save(
+            {**state, "random": self.generator.get_state(), "done": self.done, "recipe": asdict(self.recipe)}, part
+        )
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.unet.load_state_dict(state["unet"])
+        self.average = state["average"]
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["random"].cpu())
+        self.done = state["done"]
+
+
+def train(
+    recipe: Recipe, work: Path, out: Path, *, device: str = "cpu", every: int = 250, log: Callable[[str], None] = print
+) -> None:
+    """Run (or go on with) the recipe.
+
+    Args:
+        work: folder for the pool, the state to resume from, and `curve.jsonl` (one line each `every` steps).
+        out: folder that the weights are written to, each `every` steps and at the end.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    autoencoder: PatchAutoencoder = fit_autoencoder(size=recipe.size)
+    pool = cached_pool(
+        work / f"pool_{recipe.clips}_{recipe.size}.safetensors",
+        lambda: build_pool(
+            "train",
+            recipe.clips,
+            autoencoder,
+            recipe.size,
+            progress=lambda n, of: None if n % 100 else log(f"rendered {n} of {of} clips"),
+        ),
+    )
+    trainer = Trainer(recipe, pool, device)
+    state = work / "state.pt"
+    if state.exists():
+        trainer.load(state)
+        log(f"resumed at step {trainer.done}")
+    started, sums, counts = time.perf_counter(), {}, {}  # type: ignore[var-annotated]
+    while trainer.done < recipe.total:
+        for name, value in trainer.step().items():
+            sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
+        if trainer.done % every == 0 or trainer.done == recipe.total:
+            line = {"step": trainer.done, "seconds": round(time.perf_counter() - started, 1)}
+            line |= {name: round(value / counts[name], 4) for name, value in sums.items()}
+            log(json.dumps(line))
+            with (work / "curve.jsonl").open("a") as curve:
+                curve.write(json.dumps(line) + "\n")
+            sums, counts = {}, {}
+            trainer.save(state)
+            described = {"recipe": json.dumps(asdict(recipe)), "step": str(trainer.done), "last": json.dumps(line)}
+            save_weights(out, trainer.averaged_unet(), autoencoder, described)
+
+
+def scaled_recipe(seed: int = 0, clips: int | None = None, scale: float = 1.0) -> Recipe:
+    """The recipe with another seed, number of clips, or `scale` times the steps."""
+    phases = tuple((max(1, int(steps * scale)), pairs, crop) for steps, pairs, crop in Recipe.phases)
+    return Recipe(seed=seed, clips=clips or Recipe.clips, phases=phases)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line of the recipe."""
+    parser = argparse.ArgumentParser(
+        prog="zero2hero tiny train", description="Train the bundled tiny UNet from rendered scenes."
+    )
+    parser.add_argument(
+        "--work", type=Path, default=Path("runs/tiny"), help="folder for the pool, the resumable state and the curve"
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the weights")
+    parser.add_argument("--clips", type=int, default=Recipe.clips, help="training clips to render")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply the number of steps (longer on a GPU)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args(argv)
+    train(scaled_recipe(args.seed, args.clips, args.scale), args.work, args.out, device=args.device)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,137 @@
+"""Zero-Stage (Zero-to-Hero, arXiv 2505.23134): give the frames of a clip the reference's look through
+correspondence-masked attention.
+
+Here are the pictures: features, correspondence, encoding, one decode per frame. The work on latents is in
+`zero_stage_latents`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from .backbones.unet import UNetBackbone
+from .checks import ShapeError, Zero2HeroError, check_images, check_shape
+from .correspondence import Correspondence, match_features
+from .zero_stage_latents import LatentEditor, ZeroStageSettings
+
+__all__ = ["ZeroStage", "ZeroStageSettings", "halving"]
+
+
+class ZeroStage:
+    """Zero-Stage for one clip: the reference's inversion and the anchor's features are computed once.
+
+    Args:
+        backbone: the model.
+        anchor: the original frame that was edited, (3, H, W) in [0, 1].
+        reference: its edit, (3, H, W).
+        anchor_index: its place in the clip (0-based).
+    Raises: ShapeError when anchor and reference differ in size.
+    """
+
+    def __init__(
+        self,
+        backbone: UNetBackbone,
+        anchor: torch.Tensor,
+        reference: torch.Tensor,
+        anchor_index: int,
+        settings: ZeroStageSettings | None = None,
+    ):
+        if anchor.shape != reference.shape:
+            raise ShapeError(
+                f"reference: expected the anchor's size {tuple(anchor.shape)}, got {tuple(reference.shape)}."
+            )
+        self.backbone, self.anchor_index, self._anchor = backbone, anchor_index, anchor
+        self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings or ZeroStageSettings())
+        self.settings = self.editor.settings
+        self._anchor_features: torch.Tensor | None = None
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Seconds per part of the work so far."""
+        return self.editor.watch.seconds
+
+    def features(self, frame: torch.Tensor, index: int) -> torch.Tensor:
+        """DIFT features (C, h, w) of a frame (3, H, W): mean over `ensemble` noise draws of the frame's own random
+        stream."""
+        settings = self.settings
+        assert settings.timestep is not None and settings.block is not None
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
+        latents = self.backbone.encode(frame[None], generator)
+        noise = torch.randn((settings.ensemble, *latents.shape[1:]), generator=generator).to(latents)
+        return self.features_from_noise(latents, noise)
+
+    def features_from_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """Features (C, h, w) of latents (1 or E, C, h, w) under given noise (E, C, h, w)."""
+        settings = self.settings
+        assert settings.timestep is not None and settings.block is not None
+        noisy = self.backbone.add_noise(latents, noise, settings.timestep)
+        return self.backbone.features(noisy, settings.timestep, self.editor.context, settings.block).float().mean(0)
+
+    def correspond(self, frame: torch.Tensor, index: int) -> Correspondence:
+        """Correspondence of a frame (3, H, W) with the anchor."""
+        with self.editor.watch.part("features"):
+            if self._anchor_features is None:
+                self._anchor_features = self.features(self._anchor, self.anchor_index)
+            target = self.features(frame, index)
+        with self.editor.watch.part("matching"):
+            adaptive, radius = self.settings.k == "adaptive", self.settings.neighbourhood
+            return match_features(
+                target, self._anchor_features, self.editor.grids, self.settings.tokens, adaptive=adaptive, radius=radius
+            )
+
+    def edit(
+        self,
+        frames: torch.Tensor,
+        indices: Sequence[int],
+        matches: Sequence[Correspondence] | None = None,
+        masks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Frames (B, 3, H, W) in the reference's look, float32 in [0, 1].
+
+        Args:
+            indices: places of the frames in the clip.
+            matches: their correspondences; computed when None.
+            masks: object masks (B, 1, H, W); outside, the frame's own self-attention stays.
+        """
+        check_images("frames", frames)
+        if frames.shape[1:] != self._anchor.shape:
+            raise ShapeError(
+                f"frames: expected the anchor's size {tuple(self._anchor.shape)}, got {tuple(frames.shape[1:])}."
+            )
+        if len(indices) != len(frames) or (matches is not None and len(matches) != len(frames)):
+            raise ShapeError(f"indices, matches: expected one index and one correspondence a frame, got {len(indices)}.")
+        if masks is not None:
+            check_shape("masks", masks, (len(frames), 1, *frames.shape[-2:]))
+        if matches is None and self.settings.k != -1:
+            matches = [self.correspond(frame, index) for frame, index in zip(frames, indices, strict=True)]
+        with self.editor.watch.part("encode"):
+            latents = self.backbone.encode(frames)
+        clean = self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks)
+        with self.editor.watch.part("decode"):
+            return self.backbone.decode(clean).cpu()
+
+
+def halving(
+    work: Callable[[list[int]], list[torch.Tensor]], items: Sequence[int], batch: int
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Results of `work` over batches of items; a batch that runs out of memory is halved and tried again.
+
+    Raises: Zero2HeroError when even one item does not fit.
+    """
+    todo = list(items)
+    while todo:
+        now = todo[:batch]
+        try:
+            done = work(now)
+        except torch.OutOfMemoryError as error:
+            if len(now) == 1:
+                raise Zero2HeroError(
+                    "out of memory with a single frame: use a smaller --size, a half-precision --dtype, "
+                    "or close other programs."
+                ) from error
+            batch = len(now) // 2
+            continue
+        yield from zip(now, done, strict=True)
+        todo = todo[len(now) :]
