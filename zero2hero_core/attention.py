@@ -1,8 +1,8 @@
 """Masked cross-image attention (Zero-to-Hero, arXiv 2505.23134, Zero-Stage) as pure functions.
 
 Every target token attends to its k matching reference tokens only. The gather form reads just those: O(N k), never an
-N x N mask. The dense form adds
-100 to the scores of matching tokens, as the authors do; it is the oracle of the tests and too large for real sizes.
+N x N mask. The dense form adds 100 to the scores of matching tokens, as the authors do; it is the oracle of the tests
+and too large for real sizes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ GATHER_ELEMENTS = 1 << 25  # gathered keys or values held at once (128 MiB in fl
 
 
 def blend_queries(inverted: torch.Tensor, current: torch.Tensor | None, gamma: float) -> torch.Tensor:
-    """gamma * (query of the target's inversion) + (1 - gamma) * (current query); with gamma 1 the current query may
-    be None."""
+    """gamma * (query of the target's inversion) + (1 - gamma) * (current query); with gamma 1 the current query may be
+    None."""
     if gamma == 1.0 or current is None:
         return inverted
     return gamma * inverted + (1 - gamma) * current

@@ -1,8 +1,7 @@
 """Capture attention in one pass, inject it in another: the two hooks that Zero-Stage puts on decoder self-attention.
 
 A hook is called as `(layer, query, key, value) -> output` with tensors (B, heads, N, d); `needs(layer)` names what it
-reads, so that projections
-nobody reads are not computed.
+reads, so that projections nobody reads are not computed.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ class Selection:
     """Which reference tokens each target token of a layer may read.
 
     indices: (B, N, k), or None for all tokens (plain cross-image attention); counts: (B, N) or None; inside: (B, N)
-        share of cross-image attention
-    against the target's own self-attention, or None for cross-image attention everywhere.
+    share of cross-image attention against the target's own self-attention, or None for cross-image attention
+    everywhere.
     """
 
     def __init__(

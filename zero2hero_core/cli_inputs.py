@@ -6,7 +6,8 @@ import argparse
 import glob
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -95,12 +96,13 @@ def check_k(settings: ZeroStageSettings, grids: Sequence[tuple[int, int]]) -> No
 class Clip:
     """The chosen frames and the anchor.
 
-    source: the frames; indices: their places in the original clip; anchor: (3, H, W) at the frames' size; native_hw:
-    (H, W) of the original; policy: how it became `source.size_hw`.
+    source: holds the frames; indices: their places in the original clip; places: their places in the source; anchor:
+    (3, H, W) at the frames' size; native_hw: (H, W) of the original; policy: how it became `size_hw`.
     """
 
     source: FrameSource
     indices: list[int]
+    places: list[int]
     anchor: torch.Tensor
     native_hw: tuple[int, int]
     policy: Policy
@@ -109,6 +111,10 @@ class Clip:
     def size_hw(self) -> tuple[int, int]:
         """(H, W) of the frames that are worked on."""
         return self.source.size_hw
+
+    def frames(self, numbers: Sequence[int]) -> torch.Tensor:
+        """The chosen frames with these numbers (0 is the first chosen one), (N, 3, H, W)."""
+        return self.source.frames([self.places[number] for number in numbers])
 
     def fit(self, picture: torch.Tensor) -> torch.Tensor | None:
         """Pictures (N, C, h, w) of the original's or the frames' aspect ratio at the frames' size, else None."""
@@ -122,28 +128,41 @@ def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
     return abs((a[1] * b[0]) / (a[0] * b[1]) - 1) <= SAME_ASPECT
 
 
-def open_clip(args: argparse.Namespace, multiple: int) -> Clip:
-    """The frames that the arguments choose, sides a multiple of `multiple`, and the anchor."""
+@contextmanager
+def _start_is(option: str) -> Iterator[None]:
+    """Within the block, errors about `start` are about this option."""
     try:
-        original = open_frames(args.video, start=args.anchor, maximum=1, multiple=1)
+        yield
     except InputError as error:
         if not str(error).startswith("start:"):
             raise
-        raise InputError(f"--anchor{str(error).removeprefix('start')}") from error
-    source = open_frames(
-        args.video,
-        start=args.start,
-        stop=args.stop,
-        stride=args.stride,
-        maximum=args.max_frames,
-        size=args.size or (TINY_SIZE if args.tiny else None),
-        policy=args.policy,
-        multiple=multiple,
-    )
-    indices = [source.index_of(place) for place in range(len(source))]
+        raise InputError(f"{option}{str(error).removeprefix('start')}") from error
+
+
+def open_clip(args: argparse.Namespace, multiple: int, wanted: Sequence[int] | None = None) -> Clip:
+    """The frames that the arguments choose (or `wanted`, sorted), sides a multiple of `multiple`, and the anchor."""
+    size = args.size or (TINY_SIZE if args.tiny else None)
+    with _start_is("--anchor"):
+        original = open_frames(args.video, start=args.anchor, maximum=1, multiple=1)
+    with _start_is("--frames" if wanted else "--start"):
+        start, stop = (wanted[0], wanted[-1] + 1) if wanted else (args.start, args.stop)
+        source = open_frames(
+            args.video,
+            start=start,
+            stop=stop,
+            stride=args.stride,
+            maximum=args.max_frames,
+            size=size,
+            policy=args.policy,
+            multiple=multiple,
+        )
+    if wanted and wanted[-1] > (last := source.index_of(len(source) - 1)):
+        raise InputError(f"--frames: expected 0 to {last} (the clip has {last + 1} frames), got {wanted[-1]}.")
+    places = [index - wanted[0] for index in wanted] if wanted else list(range(len(source)))
+    indices = [source.index_of(place) for place in places]
     with original:
         anchor = resize_frames(original.frames([0]), source.size_hw, args.policy)[0]
-    return Clip(source, indices, anchor, original.size_hw, args.policy)
+    return Clip(source, indices, places, anchor, original.size_hw, args.policy)
 
 
 def read_reference(path: str, clip: Clip, notes: list[str]) -> torch.Tensor:
@@ -180,10 +199,14 @@ class Masks:
         self._single = Path(path).is_file() and Path(path).suffix.lower() in IMAGE_SUFFIXES
         count, frames = len(self._source), len(clip.indices)
         if not self._single and count != frames:
-            raise InputError(f"--mask {path}: expected {frames} masks, one for each chosen frame, or one image for all, got {count}.")
+            raise InputError(
+                f"--mask {path}: expected {frames} masks, one for each chosen frame, or one image for all, got {count}."
+            )
         if clip.fit(torch.empty(1, 1, *self._source.size_hw)) is None:
             (h, w), (native_h, native_w) = self._source.size_hw, clip.native_hw
-            raise InputError(f"--mask {path}: expected the clip's aspect ratio ({native_w} x {native_h}), got {w} x {h}.")
+            raise InputError(
+                f"--mask {path}: expected the clip's aspect ratio ({native_w} x {native_h}), got {w} x {h}."
+            )
 
     def batch(self, places: Sequence[int]) -> torch.Tensor:
         """Masks (B, 1, H, W) in [0, 1] of the frames at these places."""

@@ -65,13 +65,15 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def add_clip_options(parser: argparse.ArgumentParser) -> None:
-    """--video, --anchor, --out, and which frames at which size."""
+def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False) -> None:
+    """--video, --anchor, --reference where it is needed, --out, and which frames at which size."""
     clip = parser.add_argument_group("clip")
     clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
     clip.add_argument(
         "--anchor", required=True, type=whole(0), metavar="N", help="index of the frame that was edited, from 0"
     )
+    if reference:
+        clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
     clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip, as for --anchor.")
     frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")

@@ -23,8 +23,7 @@ class LevelMatches:
     """Matches on one token grid.
 
     size_hw: grid (h, w) of target and anchor; indices: (N, k) int32, anchor tokens of each target token, best first;
-        scores: (N, k) cosine
-    similarity; counts: (N,) int32, how many of the k are to be used, or None for all.
+    scores: (N, k) cosine similarity; counts: (N,) int32, how many of the k are to be used, or None for all.
     """
 
     size_hw: tuple[int, int]
@@ -45,7 +44,7 @@ class Correspondence:
     """Matches of one target frame on each attention grid, coarse to fine.
 
     levels: matches by grid; confidence: (h, w) in [0, 1] on the finest grid; cycle: (h, w) forward-backward error
-        there, share of the side.
+    there, share of the side.
     """
 
     levels: tuple[LevelMatches, ...]
@@ -72,8 +71,8 @@ class Correspondence:
 
 
 def resize_features(features: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Features (C, h, w) on another grid: bilinear, by halves where the grid shrinks more than twofold so that no
-    cell is skipped."""
+    """Features (C, h, w) on another grid: bilinear, by halves where the grid shrinks more than twofold so that no cell
+    is skipped."""
     while features.shape[-2] >= 4 * size_hw[0] and features.shape[-1] >= 4 * size_hw[1]:
         features = F.avg_pool2d(features[None], 2)[0]
     if tuple(features.shape[-2:]) == size_hw:
@@ -137,8 +136,8 @@ def top_k_matches(
 
 
 def cycle_error(forward: torch.Tensor, backward: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
-    """Distance between each target token and the target token that its match points back to, share of the longer
-    side, (h, w).
+    """Distance between each target token and the target token that its match points back to, share of the longer side,
+    (h, w).
 
     Args: forward: (N,) anchor token of each target token; backward: (N,) target token of each anchor token.
     """
@@ -155,8 +154,8 @@ def match_confidence(similarity: torch.Tensor, cycle: torch.Tensor) -> torch.Ten
 
 
 def adaptive_counts(confidence: torch.Tensor, k_max: int) -> torch.Tensor:
-    """Tokens to use per target token: k_max ** (1 - confidence), rounded; 1 where the match is sure, k_max where it
-    is not.
+    """Tokens to use per target token: k_max ** (1 - confidence), rounded; 1 where the match is sure, k_max where it is
+    not.
 
     Source: our own rule for the paper's "adaptive k", whose text gives the interface only.
     """

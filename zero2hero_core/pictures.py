@@ -51,8 +51,8 @@ def _pad(picture: torch.Tensor, below: int = 0) -> torch.Tensor:
 
 
 def coordinate_colours(coords_xy: torch.Tensor) -> torch.Tensor:
-    """Colours (3, h, w) of places (h, w, 2) given as shares of the frame: red grows to the right, green downwards,
-    with a fine chequer in blue."""
+    """Colours (3, h, w) of places (h, w, 2) given as shares of the frame: red grows to the right, green downwards, with
+    a fine chequer in blue."""
     x, y = coords_xy.unbind(-1)
     chequer = 0.35 + 0.3 * (((x * 8).floor() + (y * 8).floor()) % 2)
     return torch.stack([x, y, chequer]).clamp(0, 1)

@@ -298,9 +298,8 @@ def _upright(image: torch.Tensor, frame: av.VideoFrame) -> torch.Tensor:
 def open_video(path: Path, strict: bool = True) -> tuple[InputContainer, av.VideoStream]:
     """Open the first video track of a file for decoding; the caller closes the container.
 
-    `strict` decoding reports damage instead of painting over it, on one thread, as several lose the report now and then.
-    After a seek it must be off: frames that lead a key frame in an open group of pictures cannot be decoded then.
-    Raises: InputError.
+    `strict` decoding reports damage instead of painting over it. After a seek it must be off: frames that lead a key
+    frame in an open group of pictures cannot be decoded then. Raises: InputError.
     """
     try:  # "file:" keeps a colon in a name from being read as a protocol
         container = av.open(f"file:{path}", metadata_errors="replace", options={"protocol_whitelist": "file"})
@@ -313,7 +312,7 @@ def open_video(path: Path, strict: bool = True) -> tuple[InputContainer, av.Vide
     if container.format.name in _NOT_VIDEO or not tracks or tracks[0].codec_context is None:
         container.close()
         raise InputError(f"{path}: expected a video, but found no video track that can be decoded.")
-    tracks[0].thread_type = "NONE" if strict else "AUTO"
+    tracks[0].thread_type = "NONE"  # with several threads, reports of damage come out of order or get lost
     if strict:
         tracks[0].codec_context.options = {"err_detect": "crccheck+explode"}
     return container, tracks[0]

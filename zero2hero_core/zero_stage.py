@@ -101,7 +101,7 @@ class ZeroStage:
                 f"frames: expected the anchor's size {tuple(self._anchor.shape)}, got {tuple(frames.shape[1:])}."
             )
         if len(indices) != len(frames) or (matches is not None and len(matches) != len(frames)):
-            raise ShapeError(f"indices, matches: expected one index and one correspondence a frame, got {len(indices)}.")
+            raise ShapeError(f"indices, matches: expected one of each a frame, got {len(indices)}.")
         if masks is not None:
             check_shape("masks", masks, (len(frames), 1, *frames.shape[-2:]))
         if matches is None and self.settings.k != -1:

@@ -1,10 +1,9 @@
 """Zero-Stage on latents: inversion, selection of reference tokens, sampling (Zero-to-Hero, arXiv 2505.23134).
 
 With its defaults this is the authors' procedure: DDIM inversion of target and reference, AdaIN of the starting
-latents, decoder self-attention
-replaced by attention to the matching reference tokens, sampling without guidance. What changes no result is left out:
-the second guidance sample,
-pictures decoded on the way, the reference's inversion more than once a clip, dense masks.
+latents, decoder self-attention replaced by attention to the matching reference tokens, sampling without guidance.
+What changes no result is left out: the second guidance sample, pictures decoded on the way, the reference's inversion
+more than once a clip, dense masks.
 """
 
 from __future__ import annotations
@@ -33,12 +32,10 @@ class ZeroStageSettings:
     """Settings of a run; the defaults are the authors'.
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
-        `InjectHook`.
-    timestep, block, ensemble: where features are read and over how many noise draws they are averaged; None takes the
-        model's recommendation
-    (the paper's 261 and 1 where it has none). neighbourhood: search radius as a share of the longer side.
-    guidance_scale: 1 means none.
-    seed: of the feature noise; each frame has its own stream, so that the batch size changes nothing.
+    `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
+    None takes the model's recommendation (the paper's 261 and 1 where it has none). neighbourhood: search radius as a
+    share of the longer side. guidance_scale: 1 means none. seed: of the feature noise; each frame has its own stream,
+    so that the batch size changes nothing.
     """
 
     num_inference_steps: int = 20

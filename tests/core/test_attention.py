@@ -40,7 +40,8 @@ def test_gather_equals_dense_oracle(k: int, batch: int, tokens: int, keys: int, 
         mask = dense_mask(indices, keys)
         assert mask.sum(-1).eq(k).all()
         expected = dense_masked_attention(query, key, value, mask, tau=tau)
-        torch.testing.assert_close(masked_attention(query, key, value, indices, tau=tau), expected, atol=1e-5, rtol=1e-5)
+        got = masked_attention(query, key, value, indices, tau=tau)
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -26,14 +28,14 @@ def test_same_seed_same_clip() -> None:
 
 def test_splits_are_disjoint() -> None:
     ranges = sorted(SEED_RANGES.values())
-    assert all(high <= low for (_, high), (low, _) in zip(ranges, ranges[1:], strict=False))
+    assert all(high <= low for (_, high), (low, _) in pairwise(ranges))
     with pytest.raises(InputError, match="scene index"):
         split_seed("train", 1_000_000)
 
 
 @pytest.mark.parametrize("index", range(4))
 def test_correspondence_is_exact(index: int) -> None:
-    """Both ends of a visible match are the same point of the same surface; where a point is hidden, another one shows."""
+    """Both ends of a visible match are the same point of a surface; where a point is hidden, another shows."""
     clip = scene(index)
     coords, visible = clip.correspondence(4, 0)
     start = clip._pixel_grid(SIZE).view(SIZE, SIZE, 2)
@@ -78,7 +80,7 @@ def test_edit_changes_the_object_only() -> None:
 def test_pictures_stay_in_range_and_sizes_are_checked() -> None:
     picture, mask = scene(3).render(0, 1)
     assert picture.shape == (3, SIZE, SIZE) and mask.shape == (1, SIZE, SIZE)
-    assert 0 <= float(picture.min()) and float(picture.max()) <= 1
+    assert float(picture.min()) >= 0 and float(picture.max()) <= 1
     with pytest.raises(InputError, match="size"):
         Scene(0, 4, 8)
     with pytest.raises(InputError, match="frame"):
@@ -96,4 +98,5 @@ def test_rays_hit_solids_where_they_should(kind: str) -> None:
 
 def test_rotation_by_hand() -> None:
     quarter = rotation(torch.tensor([0.0, 0.0, 1.0]), torch.pi / 2)
-    torch.testing.assert_close(quarter @ torch.tensor([1.0, 0.0, 0.0]), torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)
+    turned = quarter @ torch.tensor([1.0, 0.0, 0.0])
+    torch.testing.assert_close(turned, torch.tensor([0.0, 1.0, 0.0]), atol=1e-6, rtol=0)

@@ -400,7 +400,7 @@ def test_damage_in_the_middle_does_not_pass(tmp_path):
     middle = len(content) // 2
     content[middle : middle + 300] = b"\xff" * 300
     path.write_bytes(bytes(content))
-    for _ in range(20):  # with several decoder threads it would pass now and then
+    for _ in range(10):  # with several decoder threads it would pass now and then
         with pytest.raises(
             InputError, match="damaged or incomplete: [0-9]+ frames can be decoded, then: a damaged frame"
         ):

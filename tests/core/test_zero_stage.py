@@ -103,7 +103,7 @@ def test_layers_left_out_keep_their_own_attention(backbone: UNetBackbone, frames
 
 
 def test_hook_computes_only_what_is_read() -> None:
-    gather, top4 = Selection(torch.zeros(1, 5, 1, dtype=torch.int64)), Selection(torch.zeros(1, 5, 4, dtype=torch.int64))
+    gather, top4 = (Selection(torch.zeros(1, 5, k, dtype=torch.int64)) for k in (1, 4))
     everything = Selection(None)
     assert gather.reference_needs() == {"value"} and gather.target_needs() == set()
     assert top4.reference_needs() == {"key", "value"} and top4.target_needs() == {"query"}
@@ -215,7 +215,7 @@ def test_wrong_sizes_are_refused(backbone: UNetBackbone, frames: torch.Tensor) -
         stage(backbone, frames).edit(frames[:1, :, :, :64], [0])
     with pytest.raises(ShapeError, match="masks"):
         stage(backbone, frames).edit(frames[:1], [0], masks=torch.ones(2, 1, *SIZE))
-    with pytest.raises(ShapeError, match="one index"):
+    with pytest.raises(ShapeError, match="one of each"):
         stage(backbone, frames).edit(frames[:2], [0])
     with pytest.raises(InputError, match="multiples of 64"):
         backbone.encode(torch.zeros(1, 3, 72, 64))

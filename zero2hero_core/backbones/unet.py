@@ -2,8 +2,8 @@
 stages use.
 
 The only thing done to the model is an attention processor on the first self-attention of each decoder transformer: it
-hands query, key and value to
-a hook `(layer, query, key, value) -> output` when one is given, and is the stock attention otherwise.
+hands query, key and value to a hook `(layer, query, key, value) -> output` when one is given, and is the stock
+attention otherwise.
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ class AttentionHook(Protocol):
     """Decides what a decoder self-attention layer returns.
 
     `needs(layer)` names the tensors that the hook reads ("query", "key", "value"); the others are not computed and
-    arrive as None.
-    A call gets tensors (B, heads, N, head_dim) and returns one of the query's shape.
+    arrive as None. A call gets tensors (B, heads, N, head_dim) and returns one of the query's shape.
     """
 
     def needs(self, layer: int) -> frozenset[str]:
@@ -178,8 +177,8 @@ class UNetBackbone:
 
     @torch.no_grad()
     def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents (N, C, h, w) of images (N, 3, H, W) in [0, 1]: the posterior's mode, or a sample where a generator
-        is given."""
+        """Latents (N, C, h, w) of images (N, 3, H, W) in [0, 1]: the posterior's mode, or a sample where a generator is
+        given."""
         check_images("images", images)
         if any(side % self.multiple for side in images.shape[-2:]):
             raise InputError(

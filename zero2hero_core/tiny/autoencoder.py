@@ -1,9 +1,8 @@
 """A linear autoencoder with the call surface of diffusers' `AutoencoderKL`.
 
 Encoding projects each patch on the principal components of the training scenes. Decoding is the least-squares map
-from 3 x 3 latent cells to the
-patch, so that neighbouring cells correct each other and block edges vanish. Both are solved in closed form: no
-training.
+from 3 x 3 latent cells to the patch, so that neighbouring cells correct each other and block edges vanish. Both are
+solved in closed form: no training.
 """
 
 from __future__ import annotations
@@ -60,8 +59,7 @@ def fit_patch_autoencoder(images: torch.Tensor, factor: int = 8, latent_channels
     """Closed-form fit on training pictures.
 
     Each latent channel is divided by the square root of its standard deviation, then all by one number so that the
-    mean variance is 1: colour
-    still dominates, as in natural latents, yet shape is not drowned by noise.
+    mean variance is 1: colour still dominates, as in natural latents, yet shape is not drowned by noise.
 
     Args: images: (N, 3, H, W) in [-1, 1], some hundred of them.
     """

@@ -25,9 +25,8 @@ class ClipResult:
     """What was measured on one clip.
 
     psnr: dB inside the object, frames x method, the anchor left out; psnr_frame: dB of the whole frame; pck: share of
-        visible points within 0.05
-    of the side, for "features", "rgb" (raw patches) and "identity"; pictures: method -> (N, 3, H, W); autoencoder: dB
-    of encoding and decoding.
+    visible points within 0.05 of the side, for "features", "rgb" (raw patches) and "identity"; pictures: method ->
+    (N, 3, H, W); autoencoder: dB of encoding and decoding.
     """
 
     scene: Scene

@@ -1,8 +1,8 @@
 """Ray casting of the solids that the rendered scenes are made of.
 
 Coordinates are right-handed with z pointing away from the camera. A ray is `origin + depth * direction` with
-direction z = 1, so that the ray
-parameter is the depth along the optical axis. Distances are in scene units (the object is about 2.5 units wide).
+direction z = 1, so that the ray parameter is the depth along the optical axis. Distances are in scene units (the
+object is about 2.5 units wide).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ FAR = 1e6  # depth of a ray that hits nothing
 
 @dataclass(frozen=True)
 class Solid:
-    """One convex part of an object: `kind` ("ellipsoid", "box", "cylinder"), half extents (3,), centre in object
-    space (3,)."""
+    """One convex part of an object: `kind` ("ellipsoid", "box", "cylinder"), half extents (3,), centre in object space
+    (3,)."""
 
     kind: str
     half: torch.Tensor

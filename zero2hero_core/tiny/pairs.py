@@ -1,5 +1,4 @@
-"""Two-frame training batches: aligned crops of two views of a clip, and losses that use the exact matches between
-them."""
+"""Two-frame training batches: aligned crops of two views of a clip, and losses that use the exact matches."""
 
 from __future__ import annotations
 
@@ -13,9 +12,8 @@ from .pool import VIEWS, Pool
 
 @dataclass(frozen=True)
 class PairBatch:
-    """`latents` (2n, C, g, g): n anchors, then their n targets; `coords` (n, g, g, 2): where the target's cells lie
-    in the anchor crop,
-    in cells; `visible` (n, g, g)."""
+    """`latents` (2n, C, g, g): n anchors, then their n targets; `coords` (n, g, g, 2): where the target's cells lie in
+    the anchor crop, in cells; `visible` (n, g, g)."""
 
     latents: torch.Tensor
     coords: torch.Tensor

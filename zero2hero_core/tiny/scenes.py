@@ -2,10 +2,9 @@
 same clip.
 
 A scene is one textured solid (one or two convex parts) in front of a textured wall. The camera pans and zooms, the
-solid turns and drifts, the light
-moves and changes its colour, so that comparing raw pixels is not enough to match frames. Everything follows from the
-seed, on any machine that has
-the same torch random generator. The second appearance changes the solid's surface only; the wall and the light stay.
+solid turns and drifts, the light moves and changes its colour, so that comparing raw pixels is not enough to match
+frames. Everything follows from the seed, on any machine that has the same torch random generator. The second
+appearance changes the solid's surface only; the wall and the light stay.
 
 Pixel (x, y) has its centre at (x + 0.5, y + 0.5); all coordinates here are in pixels of the rendered frame, x to the
 right, y down.
@@ -51,8 +50,8 @@ class Pose:
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays (N) see: `depth`, `is_object`, surface coordinates `points` (N, 3) (object space, or world space on
-    the wall), world `normal`."""
+    """What rays (N) see: `depth`, `is_object`, surface coordinates `points` (N, 3) (object space, or world space on the
+    wall), world `normal`."""
 
     depth: torch.Tensor
     is_object: torch.Tensor

@@ -77,8 +77,7 @@ def edit_appearance(
 
     Args:
         kind: "tint" (hues turned by a mild angle), "recolour" (new palette on the same pattern), "retexture" (new
-            pattern and palette),
-            "style" (new palette, hard palette mix, other gloss).
+            pattern and palette), "style" (new palette, hard palette mix, other gloss).
     """
     if kind == "tint":
         turn = uniform(generator, 0.12, 0.3) * (1 if uniform(generator, 0, 1) < 0.5 else -1)

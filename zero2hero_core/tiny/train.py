@@ -1,13 +1,11 @@
 """The recipe of the bundled tiny UNet: `zero2hero tiny train` or `python -m zero2hero_core.tiny.train`.
 
 Plain noise prediction would need far more images than two cores can show in an hour before matching features and
-attention-borne appearance emerge,
-as they do in Stable Diffusion. So pairs of frames are shown and two things are asked on top, stated wherever results
-of these models are: decoder
-features of matching cells shall agree (contrastive loss, low noise), and in every second step the target's decoder
-attention reads the anchor's
-tokens at the true matches. The second appearance of a clip is never paired with the first: the edit itself is not
-trained.
+attention-borne appearance emerge, as they do in Stable Diffusion. So pairs of frames are shown and two things are
+asked on top, stated wherever results of these models are: decoder features of matching cells shall agree (contrastive
+loss, low noise), and in every second step the target's decoder attention reads the anchor's tokens at the true
+matches while smooth offset noise hides the target's own colours. The second appearance of a clip is never paired with
+the first: the edit itself is not trained.
 """
 
 from __future__ import annotations
@@ -36,7 +34,11 @@ LOW_NOISE = 350  # features are matched below this timestep
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights. `phases`: (steps, pairs a step, crop in latent cells)."""
+    """Everything that decides the weights.
+
+    phases: (steps, pairs a step, crop in latent cells). offset_from: step from which the targets of two-frame steps
+    get smooth offset noise.
+    """
 
     seed: int = 0
     clips: int = 3000
@@ -47,6 +49,7 @@ class Recipe:
     weight_decay: float = 0.01
     contrast: float = 0.1
     ema: float = 0.999
+    offset_from: int = 1250
     bfloat16: bool = True
 
     @property
@@ -69,6 +72,21 @@ class Recipe:
         return (
             self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - self.warmup) / max(1, self.total - self.warmup)))
         )
+
+
+def smooth_offset(noise: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    """Noise that is smooth over 4 to 32 cells, of random strength, shaped like `noise` (n, C, g, g).
+
+    Inverted latents carry the old look as such an offset. A model that has met it as noise takes colours from the
+    attended tokens instead.
+    """
+    count, channels, grid, _ = noise.shape
+    total = torch.zeros(noise.shape)
+    for cells in (32, 16, 8, 4):
+        coarse = max(1, grid // cells)
+        field = torch.randn(count, channels, coarse, coarse, generator=generator)
+        total += F.interpolate(field, size=(grid, grid), mode="bicubic" if coarse > 1 else "nearest")
+    return (total * 0.5 * torch.rand(count, 1, 1, 1, generator=generator)).to(noise)
 
 
 class Trainer:
@@ -108,6 +126,8 @@ class Trainer:
         """Mean squared error of the noise prediction."""
         both = timesteps.repeat(2)
         noise = torch.randn(batch.latents.shape, generator=self.generator).to(self.device)
+        if hook is not None and self.done >= self.recipe.offset_from:
+            noise[len(timesteps) :] += smooth_offset(noise[len(timesteps) :], self.generator)
         alpha = self.alphas[both][:, None, None, None].to(self.device)
         noisy = (alpha.sqrt() * batch.latents + (1 - alpha).sqrt() * noise).contiguous(
             memory_format=torch.channels_last
