@@ -86,7 +86,14 @@ def settings_of(args: argparse.Namespace) -> ZeroStageSettings:
 
 
 def check_k(settings: ZeroStageSettings, grids: Sequence[tuple[int, int]]) -> None:
-    """Raise `InputError` when k or the neighbourhood does not fit one of the grids, before anything is computed."""
+    """Raise `InputError` when k or the neighbourhood does not fit the three grids, before anything is computed."""
+    coarse, middle, fine = (h * w for h, w in grids)
+    most = min(4 * coarse + 3, middle, fine // 4)  # what `level_k` allows
+    if settings.tokens > most:
+        raise InputError(
+            f"--k: expected 1 to {most} (or -1 for all) at this frame size, got {settings.k}"
+            f"{' (up to 8)' if settings.k == 'adaptive' else ''}; lower it or choose a larger --size."
+        )
     for level, size in enumerate(grids):
         anchor = torch.empty(size[0] * size[1], 1)
         top_k_matches(anchor[:0], anchor, level_k(settings.tokens, level), size, settings.neighbourhood)

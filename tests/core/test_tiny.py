@@ -110,6 +110,8 @@ def test_scaled_recipe_and_its_rates() -> None:
     assert recipe.total == sum(int(steps * 0.5) for steps, _, _ in Recipe.phases) and recipe.clips == 7
     assert recipe.rate(0) < recipe.rate(recipe.warmup) == recipe.learning_rate
     assert recipe.rate(recipe.total) == pytest.approx(0, abs=1e-9)
+    assert Recipe(contrast=((0, 1.0), (2, 3.0))).contrast_weight(1) == 1.0
+    assert Recipe(contrast=((0, 1.0), (2, 3.0))).contrast_weight(2) == 3.0
     assert recipe.phase(0) == Recipe.phases[0][1:] and recipe.phase(recipe.total - 1) == Recipe.phases[-1][1:]
 
 

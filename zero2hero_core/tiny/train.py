@@ -36,8 +36,8 @@ LOW_NOISE = 350  # features are matched below this timestep
 class Recipe:
     """Everything that decides the weights.
 
-    phases: (steps, pairs a step, crop in latent cells). offset_from: step from which the targets of two-frame steps
-    get smooth offset noise.
+    phases: (steps, pairs a step, crop in latent cells). contrast: (from step, weight of the contrastive loss).
+    offset_from: step from which the targets of two-frame steps get smooth offset noise.
     """
 
     seed: int = 0
@@ -47,7 +47,7 @@ class Recipe:
     learning_rate: float = 1e-3
     warmup: int = 200
     weight_decay: float = 0.01
-    contrast: float = 0.1
+    contrast: tuple[tuple[int, float], ...] = ((0, 0.1), (1750, 0.3))
     ema: float = 0.999
     offset_from: int = 1250
     bfloat16: bool = True
@@ -64,6 +64,10 @@ class Recipe:
                 return pairs, crop
             step -= steps
         return self.phases[-1][1:]
+
+    def contrast_weight(self, step: int) -> float:
+        """Weight of the contrastive loss at a step."""
+        return [weight for start, weight in self.contrast if step >= start][-1]
 
     def rate(self, step: int) -> float:
         """Learning rate of a step: linear warm-up, then a cosine to zero."""
@@ -154,7 +158,7 @@ class Trainer:
                 contrastive_loss(self._features[1], batch, rows) + contrastive_loss(self._features[2], batch, rows)
             ) / 2
             losses["contrast"] = float(contrast.detach())
-            loss = loss + recipe.contrast * contrast
+            loss = loss + recipe.contrast_weight(self.done) * contrast
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.unet.parameters(), 1.0)
         for group in self.optimiser.param_groups:
