@@ -17,7 +17,8 @@ from .backbones.unet import UNetBackbone
 from .checks import InputError
 from .cli_shared import warn
 from .correspondence import level_k, top_k_matches
-from .resize import IMAGE_SUFFIXES, Policy, image_files, names_images
+from .image_reader import IMAGE_SUFFIXES, image_files, names_images
+from .resize import Policy
 from .video import FrameSource, open_frames, read_image, resize_frames
 from .zero_stage import ZeroStageSettings
 

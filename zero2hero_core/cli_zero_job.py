@@ -205,6 +205,7 @@ class Job:
             for i in self.clip.indices
         ]
         edited, seconds = len(self.rows), self.seconds | self.stage.seconds
+        per_frame = sum(value for part, value in self.stage.seconds.items() if part != "reference")
         return {
             "command": "zero",
             "state": state,
@@ -218,7 +219,7 @@ class Job:
             "weak_matches": share,
             "notes": self.notes,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "seconds_per_frame": round(sum(self.stage.seconds.values()) / edited, 3) if edited else None,
+            "seconds_per_frame": round(per_frame / edited, 3) if edited else None,
         }
 
     def _say(self, report: dict[str, Any]) -> None:

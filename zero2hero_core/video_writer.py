@@ -9,13 +9,8 @@ its last row or column once more, so the file is one pixel larger there. FFV1 an
 
 from __future__ import annotations
 
-import errno
 import os
-import re
-import secrets
-import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -25,11 +20,20 @@ import av
 import numpy as np
 import torch
 from av.container import OutputContainer
-from PIL import Image, PngImagePlugin
 
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError, check_images
-from zero2hero_core.resize import ACCURATE, existing_file, open_video, start_time
+from zero2hero_core.image_writer import (
+    PngSequence,
+    check_target,
+    explained,
+    publish,
+    temporary_name,
+    to_bytes,
+    write_image,
+)
 from zero2hero_core.video import frame_rate
+from zero2hero_core.video_audio import AudioSpan, AudioTrack
+from zero2hero_core.video_decode import ACCURATE, open_video
 
 __all__ = ["VideoWriter", "write_image"]
 
@@ -99,9 +103,9 @@ class VideoWriter:
                 raise InputError(
                     f"{target}: a PNG sequence takes no crf, audio or other codec; give a video file (.mp4)."
                 )
-            self._sink: _PngSink | _FileSink = _PngSink(target, texts, overwrite)
+            self._sink: PngSequence | _FileSink = PngSequence(target, texts, overwrite)
         else:
-            audio = None if audio_from is None else _AudioSpan(audio_from, audio_start, audio_stop)
+            audio = None if audio_from is None else AudioSpan(audio_from, audio_start, audio_stop)
             self._sink = _FileSink(target, rate, codec, crf, audio, texts, overwrite)
         self.path = target
         self.frames_written = 0
@@ -122,8 +126,8 @@ class VideoWriter:
         if size_hw != self._size_hw:
             raise ShapeError(f"frames: expected (H, W) = {self._size_hw} like the first frame, got {size_hw}.")
         for frame in frames:
-            pixels = _to_bytes(frame)
-            with _explained(self.path):
+            pixels = to_bytes(frame)
+            with explained(self.path):
                 self._sink.write(pixels, self.frames_written)
             self.frames_written += 1
 
@@ -134,7 +138,7 @@ class VideoWriter:
         try:
             if self.frames_written == 0:
                 raise InputError(f"{self.path}: expected at least one frame, got none; nothing was written.")
-            with _explained(self.path):
+            with explained(self.path):
                 self._sink.finish(self.frames_written)
         except BaseException:
             self.abort()
@@ -156,137 +160,6 @@ class VideoWriter:
             self.abort()
 
 
-def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite: bool = False) -> None:
-    """Write one image (3, H, W), or a mask (1, H, W), in [0, 1] as an 8-bit PNG.
-
-    Raises: InputError when `path` does not end in .png or exists and `overwrite` is not set; Zero2HeroError.
-    """
-    target = Path(path)
-    if target.suffix.lower() != ".png":
-        raise InputError(f"{target}: expected a name that ends in .png.")
-    if image.ndim != 3 or image.shape[0] not in (1, 3) or not image.is_floating_point():
-        raise ShapeError(
-            f"image: expected floating point (3, H, W) or (1, H, W), got {image.dtype} {tuple(image.shape)}."
-        )
-    _check_target(target, overwrite)
-    temporary = _temporary(target)
-    try:
-        with _explained(target):
-            _save_png(temporary, _to_bytes(image), {})
-            _publish(temporary, target, overwrite)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _to_bytes(image: torch.Tensor) -> np.ndarray:
-    """(C, H, W) in [0, 1] -> (H, W, C) uint8, rounded to nearest."""
-    image = image.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(image).all()):
-        raise InputError("frames: expected finite values in [0, 1], got NaN or infinity.")
-    return image.clamp(0, 1).mul(255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy()
-
-
-def _save_png(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
-    info = PngImagePlugin.PngInfo()
-    for name, text in texts.items():
-        info.add_itxt(name, text)
-    picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-    picture.save(path, format="PNG", pnginfo=info, compress_level=4)
-
-
-def _temporary(target: Path) -> Path:
-    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
-
-
-def _publish(temporary: Path, target: Path, overwrite: bool) -> None:
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: was made by something else meanwhile; choose another name or allow overwriting.")
-    os.replace(temporary, target)
-
-
-def _frames_on_disk(path: Path) -> int:
-    """Count the frames of a finished file: a full disk does not always raise an error."""
-    try:
-        container, stream = open_video(path)
-    except InputError:
-        return 0
-    with container:
-        return sum(packet.size > 0 for packet in container.demux(stream))
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    _check_parent(target)
-    if target.is_dir():
-        raise InputError(f"{target}: expected the name of a file to write, got a folder.")
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; choose another name or allow overwriting.")
-
-
-def _check_parent(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist; create it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target}: the folder {target.parent} is not writable; choose another one.")
-
-
-@contextmanager
-def _explained(target: Path) -> Iterator[None]:
-    """Turn errors of the system and of FFmpeg into one clear line."""
-    try:
-        yield
-    except (OSError, av.error.FFmpegError) as error:
-        number = error.errno
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Zero2HeroError(
-                f"{target}: no space left on the disk; nothing was kept. Free some and repeat."
-            ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"{target}: the folder {target.parent} is not writable; choose another one.") from error
-        raise Zero2HeroError(f"{target}: writing failed ({error.strerror or error}); nothing was kept.") from error
-
-
-class _PngSink:
-    """Numbered PNG files, collected in a temporary folder beside the target."""
-
-    def __init__(self, target: Path, texts: dict[str, str], overwrite: bool) -> None:
-        pattern = target.name if target.suffix else "*.png"
-        self._folder = target.parent if target.suffix else target
-        if pattern.count("*") != 1:
-            raise InputError(
-                f"{target}: for a PNG sequence give a folder or a name with one asterisk, like shot_*.png."
-            )
-        self._before, self._after = pattern.split("*")
-        self._texts = texts
-        if self._folder.exists() and not self._folder.is_dir():
-            raise InputError(f"{self._folder}: expected a folder for the PNG files, got a file.")
-        if self._existing() and not overwrite:
-            raise InputError(f"{self._folder}: holds frames already; choose another folder or allow overwriting.")
-        _check_parent(self._folder)
-        self._temporary = _temporary(self._folder)
-
-    def _existing(self) -> list[Path]:
-        numbered = re.compile(re.escape(self._before) + r"\d{6,}" + re.escape(self._after))
-        return [file for file in self._folder.glob("*") if numbered.fullmatch(file.name)]
-
-    def write(self, pixels: np.ndarray, index: int) -> None:
-        self._temporary.mkdir(exist_ok=True)
-        _save_png(self._temporary / f"{self._before}{index:06d}{self._after}", pixels, self._texts)
-
-    def finish(self, count: int) -> None:
-        if not self._folder.exists():
-            os.replace(self._temporary, self._folder)
-            return
-        fresh = sorted(self._temporary.iterdir())
-        for file in fresh:
-            os.replace(file, self._folder / file.name)
-        for stale in set(self._existing()) - {self._folder / file.name for file in fresh}:
-            stale.unlink()
-        self._temporary.rmdir()
-
-    def discard(self) -> None:
-        shutil.rmtree(self._temporary, ignore_errors=True)
-
-
 class _FileSink:
     """One video file; the container is opened by the first frame, which brings the size."""
 
@@ -296,7 +169,7 @@ class _FileSink:
         rate: Fraction,
         codec: str | None,
         crf: int | None,
-        audio: _AudioSpan | None,
+        audio: AudioSpan | None,
         texts: dict[str, str],
         overwrite: bool,
     ) -> None:
@@ -315,12 +188,12 @@ class _FileSink:
             raise InputError(
                 f"crf: expected {'nothing (lossless)' if lossless else f'0 to {top}'} for {name}, got {crf!r}."
             )
-        _check_target(target, overwrite)
+        check_target(target, overwrite)
         self._crf = self._codec.crf if crf is None else crf
-        self._target, self._temporary, self._overwrite = target, _temporary(target), overwrite
+        self._target, self._temporary, self._overwrite = target, temporary_name(target), overwrite
         self._rate, self._span, self._texts = rate.limit_denominator(1_000_000), audio, texts
         self._container: OutputContainer | None = None
-        self._audio: _AudioTrack | None = None
+        self._audio: AudioTrack | None = None
 
     def _start(self, pixels: np.ndarray) -> OutputContainer:
         flags = {"movflags": "faststart+use_metadata_tags"} if self._format in ("mp4", "mov") else {}
@@ -336,7 +209,7 @@ class _FileSink:
             stream.codec_context.colorspace, stream.codec_context.color_range = _BT709, _LIMITED
         self._stream = stream
         if self._span is not None:
-            self._audio = _AudioTrack(self._span, container, self._copied_audio)
+            self._audio = AudioTrack(self._span, container, self._copied_audio)
         return container
 
     def write(self, pixels: np.ndarray, index: int) -> None:
@@ -363,7 +236,7 @@ class _FileSink:
         written = _frames_on_disk(self._temporary)
         if written != count:
             raise Zero2HeroError(f"{self._target}: {written} of {count} frames reached the disk; is it full?")
-        _publish(self._temporary, self._target, self._overwrite)
+        publish(self._temporary, self._target, self._overwrite)
 
     def _close(self) -> None:
         audio, self._audio = self._audio, None
@@ -379,95 +252,11 @@ class _FileSink:
         self._temporary.unlink(missing_ok=True)
 
 
-class _AudioSpan:
-    """A checked request for sound."""
-
-    def __init__(self, path: str | os.PathLike[str], start: float, stop: float | None) -> None:
-        self.file = existing_file(path, "file with an audio track")
-        if not 0 <= start < float("inf") or (stop is not None and not start < stop):
-            raise InputError(f"audio_start, audio_stop: expected 0 <= start < stop in seconds, got {start} and {stop}.")
-        self.start = Fraction(start)
-        self.length = None if stop is None else Fraction(stop) - self.start
-        with self.open() as container:
-            stream = container.streams.audio[0]
-            origin = self.start + start_time(container)
-            container.seek(int(origin * 1_000_000))
-            ends = ((p.pts + p.duration) * p.time_base for p in container.demux(stream) if p.pts is not None)
-            if not any(end > origin for end in ends):
-                raise InputError(f"audio_start: expected a time at which {self.file} has sound, got {start} seconds.")
-
-    def open(self) -> av.container.InputContainer:
-        try:
-            container = av.open(f"file:{self.file}", metadata_errors="replace", options={"protocol_whitelist": "file"})
-        except av.error.FFmpegError as error:
-            raise InputError(
-                f"audio_from: {self.file} cannot be opened as sound or video ({error.strerror})."
-            ) from error
-        if not container.streams.audio:
-            container.close()
-            raise InputError(f"audio_from: {self.file} has no audio track; leave audio_from out.")
-        return container
-
-
-class _AudioTrack:
-    """The sound of a span, shifted to 0 and fed to the container in step with the picture."""
-
-    def __init__(self, span: _AudioSpan, output: OutputContainer, copied: set[str]) -> None:
-        self._source = span.open()
-        self._length = span.length
-        self._output = output
-        stream = self._source.streams.audio[0]
-        self._origin = span.start + start_time(self._source)
-        self._exact = output.format.name in ("mp4", "mov")  # a packet from before 0 is cut by an edit list
-        self._copy = stream.codec_context.codec.canonical_name in copied
-        if self._copy:
-            self._stream: Any = output.add_stream_from_template(stream)
-        else:
-            opus = output.format.name == "webm"
-            layout = "mono" if stream.codec_context.channels == 1 else "stereo"
-            rate = 48000 if opus else stream.codec_context.sample_rate
-            self._stream = output.add_stream("libopus" if opus else "aac", rate=rate, layout=layout)
-        if span.start > 1:
-            self._source.seek(int((self._origin - 1) * 1_000_000))
-        self._items = self._packets(stream) if self._copy else self._samples(stream)
-        self._next = next(self._items, None)
-
-    def close(self) -> None:
-        self._source.close()
-
-    def advance(self, until: Fraction, last: bool = False) -> None:
-        """Mux what begins before `until` seconds of the new clip; with `last`, nothing comes after."""
-        end = until if self._length is None else min(until, self._length)
-        while self._next is not None and self._next[0] < end:
-            self._output.mux(self._next[1] if self._copy else self._stream.encode(self._next[1]))
-            self._next = next(self._items, None)
-        if last and not self._copy:
-            self._output.mux(self._stream.encode(None))
-
-    def _packets(self, stream: Any) -> Iterator[tuple[Fraction, Any]]:
-        shift = round(self._origin / stream.time_base)
-        for packet in self._source.demux(stream):
-            if packet.pts is None or packet.dts is None:
-                continue
-            packet.pts, packet.dts = packet.pts - shift, packet.dts - shift
-            if packet.pts >= 0 or (self._exact and packet.pts + packet.duration > 0):
-                begin = packet.pts * stream.time_base
-                packet.stream = self._stream
-                yield begin, packet
-
-    def _samples(self, stream: Any) -> Iterator[tuple[Fraction, Any]]:
-        encoder = self._stream.codec_context
-        rate, channels = encoder.sample_rate, len(encoder.layout.channels)
-        resampler = av.AudioResampler(format=encoder.format.name, layout=encoder.layout.name, rate=rate)
-        for frame in self._source.decode(stream):
-            piece: Any
-            for piece in resampler.resample(frame):
-                first = round((piece.pts * piece.time_base - self._origin) * rate)  # in samples of the new clip
-                skip = max(0, -first)
-                if skip >= piece.samples:
-                    continue
-                step = 1 if piece.format.is_planar else channels
-                values: Any = np.ascontiguousarray(piece.to_ndarray()[:, skip * step :])
-                cut = av.AudioFrame.from_ndarray(values, format=piece.format.name, layout=piece.layout.name)
-                cut.sample_rate, cut.pts, cut.time_base = rate, first + skip, Fraction(1, rate)
-                yield Fraction(first + skip, rate), cut
+def _frames_on_disk(path: Path) -> int:
+    """Count the frames of a finished file: a full disk does not always raise an error."""
+    try:
+        container, stream = open_video(path)
+    except InputError:
+        return 0
+    with container:
+        return sum(packet.size > 0 for packet in container.demux(stream))

@@ -16,6 +16,8 @@ from .checks import ShapeError, Zero2HeroError, check_images, check_shape
 from .correspondence import Correspondence, match_features
 from .zero_stage_latents import LatentEditor, ZeroStageSettings
 
+ENCODED_KEPT = 16
+
 __all__ = ["ZeroStage", "ZeroStageSettings", "halving"]
 
 
@@ -46,6 +48,7 @@ class ZeroStage:
         self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings or ZeroStageSettings())
         self.settings = self.editor.settings
         self._anchor_features: torch.Tensor | None = None
+        self._encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # frames whose features were read, and latents
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -58,7 +61,11 @@ class ZeroStage:
         settings = self.settings
         assert settings.timestep is not None and settings.block is not None
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
-        latents = self.backbone.encode(frame[None], generator)
+        mode, latents = self.backbone.encode_both(frame[None], generator)
+        assert latents is not None
+        self._encoded[index] = (frame, mode)
+        if len(self._encoded) > ENCODED_KEPT:
+            self._encoded.pop(next(iter(self._encoded)))
         noise = torch.randn((settings.ensemble, *latents.shape[1:]), generator=generator).to(latents)
         return self.features_from_noise(latents, noise)
 
@@ -107,10 +114,17 @@ class ZeroStage:
         if matches is None and self.settings.k != -1:
             matches = [self.correspond(frame, index) for frame, index in zip(frames, indices, strict=True)]
         with self.editor.watch.part("encode"):
-            latents = self.backbone.encode(frames)
+            latents = torch.cat([self._encode(frame, index) for frame, index in zip(frames, indices, strict=True)])
         clean = self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks)
         with self.editor.watch.part("decode"):
             return self.backbone.decode(clean).cpu()
+
+    def _encode(self, frame: torch.Tensor, index: int) -> torch.Tensor:
+        """Latents (1, C, h, w) of a frame; not computed again where its features were read a moment ago."""
+        known, latents = self._encoded.pop(index, (None, None))
+        if known is None or latents is None or not torch.equal(known, frame):
+            return self.backbone.encode(frame[None])
+        return latents
 
 
 def halving(

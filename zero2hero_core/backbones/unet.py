@@ -176,9 +176,13 @@ class UNetBackbone:
         return self.prompt_encoder(prompt).to(self.device, self.dtype)
 
     @torch.no_grad()
-    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents (N, C, h, w) of images (N, 3, H, W) in [0, 1]: the posterior's mode, or a sample where a generator is
-        given."""
+    def encode_both(
+        self, images: torch.Tensor, generator: torch.Generator | None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Posterior mode of images (N, 3, H, W) in [0, 1] and a sample, if given a generator, in one pass.
+
+        Raises: InputError when the sides are no multiples of `multiple`.
+        """
         check_images("images", images)
         if any(side % self.multiple for side in images.shape[-2:]):
             raise InputError(
@@ -186,8 +190,15 @@ class UNetBackbone:
                 f"got {images.shape[-1]} x {images.shape[-2]}; resize or pad them."
             )
         posterior = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
-        latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return (latents * self.scaling_factor).to(self.dtype)
+        found = (posterior.mode(), None if generator is None else posterior.sample(generator))
+        mode, sample = (None if x is None else (x * self.scaling_factor).to(self.dtype) for x in found)
+        assert mode is not None
+        return mode, sample
+
+    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Latents (N, C, h, w) of images (N, 3, H, W) in [0, 1]: the posterior's mode, or a sample."""
+        mode, sample = self.encode_both(images, generator)
+        return mode if sample is None else sample
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
