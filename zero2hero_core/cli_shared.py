@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checks import InputError
+from .checks import InputError, Zero2HeroError
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -70,17 +72,28 @@ def progress(args: argparse.Namespace) -> Any:
     )
 
 
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report through a temporary file.
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    Raises: InputError when the place cannot be written.
+
+def write_json(path: Path, report: dict[str, Any]) -> None:
+    """Write a report through a temporary file; infinities and nan become null, for JSON has none.
+
+    Raises: InputError when the place cannot be written, Zero2HeroError when the disk is full.
     """
     part = path.with_name(path.name + ".part")
+    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False)
     try:
-        part.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        part.write_text(text + "\n", encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise Zero2HeroError(f"{path}: the disk is full; free some space and run it again.") from error
         raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
 
 

@@ -201,8 +201,7 @@ class Job:
             note(self.notes, "the result equals the input")
         audio = "audio_from" in _video_options(self.args, self.clip)
         rows = [
-            {"index": i, "file": f"{FRAMES}/{self.path_of(i).name}"} | _finite(self.rows.get(i, {}))
-            for i in self.clip.indices
+            {"index": i, "file": f"{FRAMES}/{self.path_of(i).name}"} | self.rows.get(i, {}) for i in self.clip.indices
         ]
         edited, seconds = len(self.rows), self.seconds | self.stage.seconds
         per_frame = sum(value for part, value in self.stage.seconds.items() if part != "reference")
@@ -236,11 +235,6 @@ def match_row(matches: Correspondence) -> dict[str, float]:
         "weak": float((matches.confidence < WEAK).float().mean()),
         "cycle_error": float(matches.cycle.mean()),
     }
-
-
-def _finite(row: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no infinity: the PSNR of equal pictures becomes null."""
-    return {name: None if value == float("inf") else value for name, value in row.items()}
 
 
 def read_state(path: Path) -> dict[str, Any]:

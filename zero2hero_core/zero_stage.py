@@ -127,6 +127,11 @@ class ZeroStage:
         return latents
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error says that the device's or the machine's memory ran out."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def halving(
     work: Callable[[list[int]], list[torch.Tensor]], items: Sequence[int], batch: int
 ) -> Iterator[tuple[int, torch.Tensor]]:
@@ -139,7 +144,9 @@ def halving(
         now = todo[:batch]
         try:
             done = work(now)
-        except torch.OutOfMemoryError as error:
+        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
+            if not is_out_of_memory(error):
+                raise
             if len(now) == 1:
                 raise Zero2HeroError(
                     "out of memory with a single frame: use a smaller --size, a half-precision --dtype, "

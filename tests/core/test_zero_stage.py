@@ -1,4 +1,4 @@
-"""Laws of Zero-Stage on a real UNet class at tiny size with random weights."""
+"""Laws of Zero-Stage on the bundled tiny models."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from zero2hero_core.adain import adain
 from zero2hero_core.attention_hooks import CaptureHook, InjectHook, Selection
 from zero2hero_core.backbones.unet import UNetBackbone
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
-from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.tiny.model import as_backbone, build_unet
-from zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings, halving
+from zero2hero_core.tiny.model import load_tiny
+from zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings, halving, is_out_of_memory
 
 SIZE = (64, 128)  # not square, to catch swapped sides
 FAST = ZeroStageSettings(num_inference_steps=3, ensemble=2, seed=4)
@@ -22,13 +21,7 @@ FAST = ZeroStageSettings(num_inference_steps=3, ensemble=2, seed=4)
 
 @pytest.fixture(scope="module")
 def backbone() -> UNetBackbone:
-    torch.manual_seed(0)
-    unet, autoencoder = build_unet(), PatchAutoencoder()
-    with torch.no_grad():  # a fresh model hardly looks at its attention: make it matter
-        for name, parameter in unet.named_parameters():
-            if "attn1.to_" in name:
-                parameter.mul_(4.0)
-    return as_backbone(unet, autoencoder)
+    return load_tiny()
 
 
 @pytest.fixture(scope="module")
@@ -184,6 +177,13 @@ def test_batches_are_halved_when_memory_runs_out() -> None:
     assert [index for index, _ in done] == list(range(7)) == [int(value) for _, value in done]
     assert tried == [6, 3, 1, 1, 1, 1, 1, 1, 1]
 
+    def broken(items: list[int]) -> list[torch.Tensor]:
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        list(halving(broken, range(3), 2))
+    assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
+
     def never(items: list[int]) -> Iterator[torch.Tensor]:
         raise torch.OutOfMemoryError("too much")
 
@@ -219,5 +219,5 @@ def test_wrong_sizes_are_refused(backbone: UNetBackbone, frames: torch.Tensor) -
         stage(backbone, frames).edit(frames[:2], [0])
     with pytest.raises(InputError, match="multiples of 64"):
         backbone.encode(torch.zeros(1, 3, 72, 64))
-    with pytest.raises(InputError, match="k: expected 1 to 2"):
-        stage(backbone, frames, replace(FAST, k=16)).edit(frames[:1], [0])
+    with pytest.raises(InputError, match="k: expected 1 to 8"):
+        stage(backbone, frames, replace(FAST, k=40)).edit(frames[:1], [0])
