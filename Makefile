@@ -35,10 +35,9 @@ lint: $(testing) ## ruff and mypy
 	$(py) -m ruff check .
 	$(py) -m mypy
 
-bench: $(runtime) ## run every program in benchmarks/
-	@set -e; programs=$$(grep -ls '^if __name__ == "__main__"' benchmarks/*.py || true); \
-	[ -n "$$programs" ] || { echo 'make bench: no program in benchmarks/.' >&2; exit 1; }; \
-	for program in $$programs; do echo "== $$program"; $(py) "$$program"; done
+bench: $(runtime) ## speed against a straightforward rendering of the authors' procedure
+	$(py) benchmarks/zero_speed.py --tiny
+	$(py) benchmarks/zero_speed.py --sd15
 
 clean: ## remove build outputs and caches
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zero2hero_core.attention import (
     blend_queries,
@@ -98,3 +99,26 @@ def test_wrong_shapes_are_named() -> None:
     query, key, value = tensors(2, 6, 9)
     with pytest.raises(ShapeError, match=r"indices \(B, N, k\).*\(2, 5, 1\)"):
         masked_attention(query, key, value, selection(2, 5, 9, 1))
+
+
+def test_no_square_tensor_at_1024_pixels() -> None:
+    """16384 tokens: a mask or scores of N x N would be 2^28 elements."""
+    largest = 0
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                largest = max(largest, out.numel())
+            return out
+
+    count, heads, width = 128 * 128, 2, 4
+    query, key, value = (torch.zeros(1, heads, count, width) for _ in range(3))
+    indices = torch.arange(count)[None, :, None].expand(1, count, 4)
+    with Watch():
+        masked_attention(query, key, value, indices)
+    assert largest <= heads * count * 4 * width < count * count / 64
+    with Watch():
+        _ = query[:, :1] @ key[:, :1].transpose(2, 3)  # the test can see one
+    assert largest == count * count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zero2hero_core import correspondence as c
 from zero2hero_core.checks import InputError, ShapeError
@@ -102,7 +103,7 @@ def test_no_square_matrix_at_1024_pixels() -> None:
     """16384 tokens a side: N x N in float32 would be 1 GiB; a chunk of rows is 64 MiB."""
     largest = 0
 
-    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+    class Watch(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
             nonlocal largest
             out = func(*args, **(kwargs or {}))
