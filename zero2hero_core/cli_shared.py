@@ -54,7 +54,9 @@ def progress(args: argparse.Namespace) -> Any:
     )
 
     class Rate(TextColumn):
+        """Items per second."""
         def render(self, task: Any) -> Any:
+            """The rate, empty until it is known."""
             from rich.text import Text
 
             return Text("" if not task.speed else f"{task.speed:.2f}/s")

@@ -65,10 +65,12 @@ class PngSequence:
         return [file for file in self._folder.glob("*") if numbered.fullmatch(file.name)]
 
     def write(self, pixels: np.ndarray, index: int) -> None:
+        """Write frame `index` from pixels (H, W, 3) uint8."""
         self._temporary.mkdir(exist_ok=True)
         _save_png(self._temporary / f"{self._before}{index:06d}{self._after}", pixels, self._texts)
 
     def finish(self, count: int) -> None:
+        """Give all frames their names; `count` were written."""
         if not self._folder.exists():
             os.replace(self._temporary, self._folder)
             return
@@ -80,6 +82,7 @@ class PngSequence:
         self._temporary.rmdir()
 
     def discard(self) -> None:
+        """Remove what was written; nothing is left behind."""
         shutil.rmtree(self._temporary, ignore_errors=True)
 
 
@@ -100,16 +103,19 @@ def _save_png(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
 
 
 def temporary_name(target: Path) -> Path:
+    """A hidden name beside the target that no other writer takes."""
     return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
 
 
 def publish(temporary: Path, target: Path, overwrite: bool) -> None:
+    """Give a finished temporary file its name. Raises: InputError when the name was taken meanwhile."""
     if target.exists() and not overwrite:
         raise InputError(f"{target}: was made by something else meanwhile; choose another name or allow overwriting.")
     os.replace(temporary, target)
 
 
 def check_target(target: Path, overwrite: bool) -> None:
+    """Raise `InputError` unless the file can be written there."""
     check_parent(target)
     if target.is_dir():
         raise InputError(f"{target}: expected the name of a file to write, got a folder.")
@@ -118,6 +124,7 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 def check_parent(target: Path) -> None:
+    """Raise `InputError` unless the folder of the target exists and is writable."""
     if not target.parent.is_dir():
         raise InputError(f"{target}: the folder {target.parent} does not exist; create it first.")
     if not os.access(target.parent, os.W_OK):

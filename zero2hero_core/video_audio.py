@@ -34,6 +34,7 @@ class AudioSpan:
                 raise InputError(f"audio_start: expected a time at which {self.file} has sound, got {start} seconds.")
 
     def open(self) -> av.container.InputContainer:
+        """Open the source container; the caller closes it."""
         try:
             container = av.open(f"file:{self.file}", metadata_errors="replace", options={"protocol_whitelist": "file"})
         except av.error.FFmpegError as error:
@@ -70,6 +71,7 @@ class AudioTrack:
         self._next = next(self._items, None)
 
     def close(self) -> None:
+        """Close the source container."""
         self._source.close()
 
     def advance(self, until: Fraction, last: bool = False) -> None:

@@ -32,6 +32,7 @@ class Clip(ABC):
 
     @abstractmethod
     def reader(self) -> AbstractContextManager[ReadFrame]:
+        """A decoder of its own, as a context."""
         """Open a decoder of its own; it likes to go forward."""
 
 

@@ -1,0 +1,84 @@
+"""The public surface is frozen: a name that goes away or comes new is a decision, not an accident."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+SURFACE = {
+    "adain": {"adain"},
+    "attention": {
+        "blend_queries",
+        "dense_mask",
+        "dense_masked_attention",
+        "full_attention",
+        "gather_rows",
+        "masked_attention",
+    },
+    "attention_hooks": {"CaptureHook", "InjectHook", "Selection"},
+    "checks": {
+        "InputError",
+        "ShapeError",
+        "Zero2HeroError",
+        "check_images",
+        "check_index",
+        "check_range",
+        "check_shape",
+    },
+    "correspondence": {
+        "Correspondence",
+        "LevelMatches",
+        "adaptive_counts",
+        "cycle_error",
+        "level_k",
+        "match_confidence",
+        "match_features",
+        "resize_features",
+        "top_k_matches",
+        "unit_tokens",
+    },
+    "correspondence_file": {"ClipCorrespondence", "load_correspondences", "save_correspondences"},
+    "metrics": {"pck", "psnr"},
+    "pictures": {"coordinate_colours", "labelled_grid", "matches_picture"},
+    "pixel_swap": {"pixel_swap"},
+    "schedule": {"DDIMSchedule", "ddim_move", "stable_diffusion_alphas"},
+    "video": {"FrameSource", "frame_rate", "open_frames"},
+    "video_writer": {"VideoWriter"},
+    "zero_stage": {"ZeroStage", "halving", "is_out_of_memory"},
+    "zero_stage_latents": {"LatentEditor", "Stopwatch", "ZeroStageSettings"},
+    "backbones.unet": {"AttentionHook", "HookedAttention", "UNetBackbone", "decoder_attentions"},
+    "backbones.loading": {"SDParts", "load_backbone", "load_parts"},
+}
+
+
+@pytest.mark.parametrize("module", SURFACE)
+def test_public_names(module: str, repository: Path) -> None:
+    file = repository / "zero2hero_core" / (module.replace(".", "/") + ".py")
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    public = [
+        node for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+    ]
+    assert {node.name for node in public} == SURFACE[module]
+    assert all(ast.get_docstring(node) for node in public)
+
+
+def test_docstrings_everywhere(repository: Path) -> None:
+    """Every public function, class and method of the core says what it does."""
+    missing = []
+    for file in sorted((repository / "zero2hero_core").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                inner = node.body if not node.name.startswith("_") else []
+                named = [node, *(item for item in inner if isinstance(item, ast.FunctionDef))]
+            elif isinstance(node, ast.Module):
+                named = [item for item in node.body if isinstance(item, ast.FunctionDef)]
+            else:
+                continue
+            missing += [
+                f"{file.name}:{item.lineno} {item.name}"
+                for item in named
+                if not item.name.startswith("_") and not ast.get_docstring(item)
+            ]
+    assert missing == []
