@@ -32,7 +32,6 @@ class Clip(ABC):
 
     @abstractmethod
     def reader(self) -> AbstractContextManager[ReadFrame]:
-        """A decoder of its own, as a context."""
         """Open a decoder of its own; it likes to go forward."""
 
 
@@ -100,6 +99,7 @@ class VideoClip(Clip):
 
     @contextmanager
     def reader(self) -> Iterator[ReadFrame]:
+        """A decoder of its own; closed at the end of the block."""
         reader = _VideoReader(self)
         try:
             yield reader.read
