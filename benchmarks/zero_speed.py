@@ -69,6 +69,22 @@ def make_backbone(unet: Any, vae: Any, empty_embedding: Tensor, alphas_cumprod: 
     )
 
 
+class BackboneCodec:
+    """The autoencoder of a `UNetBackbone` as the straightforward side wants it."""
+
+    def __init__(self, backbone: Any) -> None:
+        self.backbone = backbone
+
+    def encode(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Latents of images in [0, 1]: the posterior's mode, or a sample where a generator is given."""
+        posterior = self.backbone.posterior(images)
+        return posterior.mode() if generator is None else posterior.sample(generator)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images in [0, 1]."""
+        return self.backbone.decode(latents)
+
+
 # ---- models and frames ----
 
 
@@ -186,7 +202,7 @@ def compare(backbone: Any, settings: argparse.Namespace) -> dict[str, Any]:
     def plain() -> Tensor:
         images, seconds = run_straightforward(
             backbone.unet,
-            backbone,
+            BackboneCodec(backbone),
             backbone.empty_embedding,
             backbone.alphas_cumprod,
             frames,

@@ -77,11 +77,12 @@ def masked_attention(
     for start in range(0, tokens, step):
         rows = slice(start, start + step)
         keys = gather_rows(key, indices[:, rows])
-        scores = torch.einsum("bhnd,bhnkd->bhnk", query[:, :, rows], keys) * scale
+        # Scaled before the sum, in float32: large logits overflow in half precision.
+        scores = torch.einsum("bhnd,bhnkd->bhnk", query[:, :, rows].float() * scale, keys.float())
         if counts is not None:
             unused = slots >= counts[:, rows, None]
             scores = scores.masked_fill(unused[:, None], float("-inf"))
-        weights = scores.float().softmax(-1).to(value.dtype)
+        weights = scores.softmax(-1).to(value.dtype)
         out[:, :, rows] = torch.einsum("bhnk,bhnkd->bhnd", weights, gather_rows(value, indices[:, rows]))
     return out
 

@@ -109,7 +109,7 @@ class InjectHook:
             return out
         assert blended is not None
         inside = selection.inside[:, None, :, None].to(out.dtype)
-        return out * inside + full_attention(blended, own["key"], own["value"], tau=self.tau) * (1 - inside)
+        return out * inside + full_attention(blended, own["key"], own["value"]) * (1 - inside)
 
     def _cross(
         self, selection: Selection, query: torch.Tensor | None, reference: dict[str, torch.Tensor]

@@ -83,7 +83,7 @@ def _describe(error: Exception) -> tuple[str, int]:
             return f"{place}no space left on the disk; free some and repeat.", 1
         remedy = "check the path and its permissions."
         return f"{place}{error.strerror or error}; {remedy}", 2 if error.errno in _NO_PLACE else 1
-    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):  # torch on the CPU: a RuntimeError
+    if isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory")):
         return "out of memory: use a smaller --size or --batch, or close other programs.", 1
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a fault of the program: report what it prints with --debug).", 1

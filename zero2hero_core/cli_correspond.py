@@ -65,11 +65,12 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with progress(args) as bar:
         task = bar.add_task("matching", total=len(clip.indices))
         for number, index in enumerate(clip.indices):
-            found[index] = stage.correspond(clip.frames([number])[0], index)
+            found[index] = stage.correspond(clip.frames([number])[0], index).cpu()
             bar.advance(task)
     used = asdict(stage.settings)
     names = ("k", "timestep", "block", "ensemble", "neighbourhood", "prompt", "seed")
-    source = {"model": backbone.name, **{name: used[name] for name in names}}
+    video = cli_inputs.fingerprint(args.video)
+    source = {"model": backbone.name, "video sha256": video, **{name: used[name] for name in names}}
     whole_clip = correspondence_file.ClipCorrespondence(found, clip.size_hw, args.anchor, source)
     out.mkdir(parents=True, exist_ok=True)
     correspondence_file.save_correspondences(out / FILE, whole_clip, overwrite=args.overwrite)

@@ -49,9 +49,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--frames: expected at least 2 (the first one is the anchor), got {args.frames}.")
     if args.size % 64 or not SIZES[0] <= args.size <= SIZES[1]:
         raise InputError(f"--size: expected a multiple of 64 from {SIZES[0]} to {SIZES[1]}, got {args.size}.")
-    out = cli_shared.output_folder(
-        args.out, args.overwrite, ("edited.mp4", "compare.png", "matches.png", "report.json")
-    )
     started = time.perf_counter()
     from .tiny.evaluate import METHODS, evaluate_clip
     from .tiny.model import load_tiny
@@ -61,6 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     scene = Scene(split_seed("test", args.seed), args.frames, args.size)
     backbone = load_tiny()
     settings = ZeroStageSettings(num_inference_steps=args.steps)
+    out = cli_shared.output_folder(
+        args.out, args.overwrite, ("edited.mp4", "compare.png", "matches.png", "report.json")
+    )
     with cli_shared.progress(args) as bar:
         task = bar.add_task("Zero-Stage and baselines", total=args.frames * len(METHODS))
         result = evaluate_clip(
@@ -89,7 +89,7 @@ def _report(result: ClipResult, args: argparse.Namespace) -> dict[str, Any]:
         "pck_identity": measures["pck.identity"],
         "notes": [
             "psnr: dB inside the edited object, mean over all frames but the anchor; psnr_frame: over the whole frame",
-            "pck: share of visible points whose match lies within 0.05 of the frame's side",
+            "pck: share of visible points whose match lies within 0.05 of the frame's side, the anchor left out",
         ],
         "seconds": dict(result.seconds),
     }
@@ -103,9 +103,10 @@ def _write_pictures(out: Path, result: ClipResult) -> None:
 
     scene = result.scene
     shown = sorted({round(i * (scene.num_frames - 1) / 4) for i in range(5)})
-    originals, truth = scene.frames(0), scene.frames(1)
+    originals = {i: scene.render(i, 0)[0] for i in shown}
     rows = [
-        [originals[i], truth[i], *(result.pictures[name][i] for name in ("cia", "pixel_swap", "zero"))] for i in shown
+        [originals[i], scene.render(i, 1)[0], *(result.pictures[name][i] for name in ("cia", "pixel_swap", "zero"))]
+        for i in shown
     ]
     names = [f"frame {i}" if i else "anchor" for i in shown]
     write_image(out / "compare.png", labelled_grid(rows, COLUMNS, names), overwrite=True)

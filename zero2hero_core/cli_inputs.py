@@ -58,7 +58,16 @@ def load_model(args: argparse.Namespace) -> UNetBackbone:
 
         if args.dtype not in ("auto", "float32"):
             raise InputError(f"--dtype: the tiny models compute in float32, got {args.dtype}; leave it out.")
-        return model.load_tiny(device=_device(args.device))
+        unused = [
+            name
+            for name in ("prediction_type", "empty_embedding", "tokenizer")
+            if getattr(args, name) not in (None, "auto")
+        ]
+        if unused:
+            raise InputError(
+                f"--{unused[0].replace('_', '-')}: the tiny models need none; leave it out or give --model."
+            )
+        return model.load_tiny(device=pick_device(args.device))
     from .backbones.loading import load_backbone
 
     return load_backbone(
@@ -68,10 +77,12 @@ def load_model(args: argparse.Namespace) -> UNetBackbone:
         prediction_type=args.prediction_type,
         empty_embedding=args.empty_embedding,
         tokenizer=args.tokenizer,
+        keep_text_encoder=bool(args.prompt),
     )
 
 
-def _device(name: str) -> torch.device:
+def pick_device(name: str) -> torch.device:
+    """The device of a name; "auto" is CUDA where there is one. Raises: InputError for one that is not here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -55,6 +55,7 @@ def progress(args: argparse.Namespace) -> Any:
 
     class Rate(TextColumn):
         """Items per second."""
+
         def render(self, task: Any) -> Any:
             """The rate, empty until it is known."""
             from rich.text import Text

@@ -59,11 +59,17 @@ def add_parser(subparsers: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> dict[str, Any]:
     """Train; returns the recipe and the last line of the curve."""
+    from .cli_inputs import pick_device
     from .tiny.model import weights_metadata
     from .tiny.train import scaled_recipe, train
 
+    if (args.clips is not None and args.clips < 1) or args.scale <= 0:
+        raise InputError(
+            f"--clips, --scale: expected at least one clip and a scale above 0, got {args.clips}, {args.scale:g}."
+        )
+    device = pick_device(args.device)
     recipe = scaled_recipe(seed=args.seed, clips=args.clips, scale=args.scale)
-    train(recipe, args.work, args.out, device=args.device, log=lambda line: cli_shared.say(args, line))
+    train(recipe, args.work, args.out, device=str(device), log=lambda line: cli_shared.say(args, line))
     return {"command": "tiny train", "out": str(args.out), **weights_metadata(args.out)}
 
 
@@ -94,11 +100,27 @@ def run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
     summary = summarise(rows)
     for name, values in summary.items():
         cli_shared.say(args, f"{name:24s} {values['mean']:8.3f} +- {values['std']:.3f}   min {values['min']:.3f}")
+    problems = missed_bars(summary) if args.split == "test" and args.clips >= 20 and methods == METHODS else []
     return {
         "command": "tiny evaluate",
+        "problems": problems,
         "split": args.split,
         "clips": args.clips,
         "summary": summary,
         "rows": rows,
         "weights": weights_metadata(args.weights),
     }
+
+
+def missed_bars(summary: dict[str, dict[str, float]]) -> list[str]:
+    """What falls short of the project's bars on the mean of the clips, a sentence each."""
+    mean = {name: values["mean"] for name, values in summary.items()}
+    bars = [
+        ("matches within 5 % of the side", mean["pck.features"], 0.85),
+        ("matches against raw patches", mean["pck.features"], mean["pck.rgb"]),
+        ("matches against identity", mean["pck.features"], mean["pck.identity"]),
+        ("Zero-Stage against plain cross-image attention + 2 dB", mean["psnr.zero"], mean["psnr.cia"] + 2),
+        ("Zero-Stage against identity", mean["psnr.zero"], mean["psnr.identity"]),
+        ("autoencoder", mean["psnr.autoencoder"], 29.0),
+    ]
+    return [f"{name}: {value:.3f} is below {bar:.3f}." for name, value, bar in bars if not value >= bar]

@@ -41,7 +41,7 @@ def add_parser(subparsers: Any) -> None:
     add_match_options(parser)
     stage = parser.add_argument_group("Zero-Stage")
     stage.add_argument(
-        "--steps", dest="num_inference_steps", type=whole(1, 1000), default=20, metavar="N", help="DDIM steps"
+        "--steps", dest="num_inference_steps", type=whole(1, 999), default=20, metavar="N", help="DDIM steps"
     )
     stage.add_argument("--gamma", type=float, default=1.0, metavar="G", help="share of the inversion's query, 0 to 1")
     stage.add_argument("--tau", type=float, default=1.0, metavar="X", help="factor on the attention scores")
@@ -114,12 +114,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _check_matches(matches: ClipCorrespondence, clip: Clip, stage: ZeroStage, args: argparse.Namespace) -> None:
+    from . import cli_inputs
+
     (h, w), (file_h, file_w) = clip.size_hw, matches.size_hw
     missing = [index for index in clip.indices if index not in matches.frames]
     wanted: list[tuple[str, object, object]] = [
         ("anchor", args.anchor, matches.anchor_index),
         ("frame size", f"{w} x {h}", f"{file_w} x {file_h}"),
         ("k", stage.settings.k, matches.settings.get("k")),
+        ("model", stage.backbone.name, matches.settings.get("model")),
+        ("video", cli_inputs.fingerprint(args.video), matches.settings.get("video sha256")),
     ]
     for name, want, got in wanted:
         if want != got:
@@ -144,7 +148,7 @@ def _say_no_ops(args: argparse.Namespace, notes: list[str], clip: Clip, masks: M
         where = "every frame, so nothing is edited" if empty == len(clip.indices) else f"{empty} of the frames"
         note(notes, f"the mask is empty in {where}")
     if args.guidance_scale != 1 and not args.prompt:
-        note(notes, "--guidance changes nothing without --prompt and costs time")
+        note(notes, "--guidance changes nothing without --prompt")
     if args.matches and args.k == -1:
         note(notes, "--matches changes nothing with --k -1, which reads all tokens")
     defaults = {"ensemble": 8}

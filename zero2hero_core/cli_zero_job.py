@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 
 from zero2hero_core import __version__
 
+from .backbones.unet import UNetBackbone
 from .checks import InputError, Zero2HeroError
 from .cli_inputs import Clip, Masks, fingerprint, nearly_equal, note
 from .cli_shared import progress, say, write_json
@@ -58,6 +60,10 @@ def state_of(args: argparse.Namespace, stage: ZeroStage, clip: Clip) -> dict[str
     return {
         "version": __version__,
         "model": stage.backbone.name,
+        "model sha256": model_digest(stage.backbone),
+        "prediction_type": stage.backbone.prediction_type,
+        "prompt sha256": tensor_digest([stage.editor.context]),
+        "batch": args.batch,
         "device": stage.backbone.device.type,
         "dtype": str(stage.backbone.dtype).removeprefix("torch."),
         "anchor": args.anchor,
@@ -67,6 +73,19 @@ def state_of(args: argparse.Namespace, stage: ZeroStage, clip: Clip) -> dict[str
         **settings,
         **{f"{name} sha256": digest for name, digest in files.items()},
     }
+
+
+def tensor_digest(tensors: Iterable[torch.Tensor], values: int | None = None) -> str:
+    """SHA-256 of tensors, or of the first `values` numbers of each."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().flatten()[:values].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def model_digest(backbone: UNetBackbone) -> str:
+    """What tells weights apart: a digest of the first numbers of every tensor of UNet and autoencoder."""
+    return tensor_digest([*backbone.unet.state_dict().values(), *backbone.vae.state_dict().values()], 64)
 
 
 class Job:

@@ -64,6 +64,16 @@ class Correspondence:
             f"correspondence: expected matches on a {size_hw} grid, got {have}; compute it again at this frame size."
         )
 
+    def cpu(self) -> Correspondence:
+        """The same in the machine's memory."""
+        levels = [
+            LevelMatches(
+                one.size_hw, one.indices.cpu(), one.scores.cpu(), None if one.counts is None else one.counts.cpu()
+            )
+            for one in self.levels
+        ]
+        return Correspondence(tuple(levels), self.confidence.cpu(), self.cycle.cpu())
+
     @property
     def finest(self) -> LevelMatches:
         """The level with the most tokens."""
@@ -118,7 +128,8 @@ def top_k_matches(
         raise InputError(
             f"k: expected 1 to {count} tokens on the {size_hw[0]} x {size_hw[1]} grid (or -1 for all), got {k}."
         )
-    if radius is not None and (int(radius * max(size_hw)) + 1) ** 2 < wanted:
+    reach = count if radius is None else int(radius * max(size_hw)) + 1
+    if min(reach, size_hw[0]) * min(reach, size_hw[1]) < wanted:
         raise InputError(
             f"neighbourhood: {radius:g} of the side holds fewer than {wanted} tokens in a corner; widen it or lower k."
         )

@@ -68,13 +68,13 @@ def save_correspondences(path: Path, clip: ClipCorrespondence, *, overwrite: boo
         "anchor_index": str(clip.anchor_index),
         "settings": json.dumps(dict(clip.settings)),
     }
-    _write(path, save({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata))
+    _write(path, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        part.write_bytes(content)
+        part.write_bytes(save(tensors, metadata))  # not `save_file`: its errors hide what the system said
         os.replace(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

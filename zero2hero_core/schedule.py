@@ -32,14 +32,14 @@ def ddim_move(
 class DDIMSchedule:
     """The timesteps of a run over a training schedule (T,).
 
-    Raises: InputError unless 1 <= num_inference_steps <= T.
+    Raises: InputError unless 1 <= num_inference_steps < T.
     """
 
     alphas_cumprod: torch.Tensor
     num_inference_steps: int
 
     def __post_init__(self) -> None:
-        check_range("steps", self.num_inference_steps, 1, len(self.alphas_cumprod))
+        check_range("steps", self.num_inference_steps, 1, len(self.alphas_cumprod) - 1)
         if self.alphas_cumprod.ndim != 1:
             raise InputError(f"alphas_cumprod: expected one dimension, got shape {tuple(self.alphas_cumprod.shape)}.")
 

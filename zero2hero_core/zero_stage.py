@@ -60,13 +60,13 @@ class ZeroStage:
         stream."""
         settings = self.settings
         assert settings.timestep is not None and settings.block is not None
-        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + index)
-        mode, latents = self.backbone.encode_both(frame[None], generator)
-        assert latents is not None
-        self._encoded[index] = (frame, mode)
+        generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + index) % 2**63)
+        posterior = self.backbone.posterior(frame[None])
+        self._encoded[index] = (frame, posterior.mode())
         if len(self._encoded) > ENCODED_KEPT:
             self._encoded.pop(next(iter(self._encoded)))
-        noise = torch.randn((settings.ensemble, *latents.shape[1:]), generator=generator).to(latents)
+        latents = torch.cat([posterior.sample(generator) for _ in range(settings.ensemble)])
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
         return self.features_from_noise(latents, noise)
 
     def features_from_noise(self, latents: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -100,7 +100,7 @@ class ZeroStage:
         Args:
             indices: places of the frames in the clip.
             matches: their correspondences; computed when None.
-            masks: object masks (B, 1, H, W); outside, the frame's own self-attention stays.
+            masks: object masks (B, 1, H, W); outside, self-attention is that of the frame's inversion.
         """
         check_images("frames", frames)
         if frames.shape[1:] != self._anchor.shape:
@@ -129,7 +129,9 @@ class ZeroStage:
 
 def is_out_of_memory(error: Exception) -> bool:
     """Whether an error says that the device's or the machine's memory ran out."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
+        text in str(error) for text in ("can't allocate memory", "out of memory")
+    )
 
 
 def halving(

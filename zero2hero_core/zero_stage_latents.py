@@ -55,10 +55,11 @@ class ZeroStageSettings:
     def __post_init__(self) -> None:
         if self.k != "adaptive" and not (isinstance(self.k, int) and (self.k == -1 or self.k >= 1)):
             raise InputError(f'k: expected a whole number from 1 up, -1 (all tokens) or "adaptive", got {self.k!r}.')
-        check_range("steps", self.num_inference_steps, 1, 1000)
+        check_range("steps", self.num_inference_steps, 1, 999)
         check_range("gamma", self.gamma, 0, 1)
         check_range("tau", self.tau, 0, 100)
         check_range("ensemble", self.ensemble, 1, 1024)
+        check_range("seed", self.seed, 0, 2**64 - 1)
         check_range("guidance_scale", self.guidance_scale, 0, 100)
         if self.timestep is not None:
             check_range("timestep", self.timestep, 0, 999)
@@ -194,7 +195,7 @@ class LatentEditor:
     def _guided(self, latents: torch.Tensor, timestep: int, hook: InjectHook) -> torch.Tensor:
         eps = self.backbone.predict_noise(latents, timestep, self.context, hook)
         scale = self.settings.guidance_scale
-        if scale == 1.0:
+        if scale == 1.0 or not self.settings.prompt:
             return eps
         empty = self.backbone.predict_noise(latents, timestep, self.backbone.encode_prompt(""), hook)
         return empty + scale * (eps - empty)

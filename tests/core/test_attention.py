@@ -65,6 +65,13 @@ def test_all_tokens_equals_plain_attention() -> None:
     torch.testing.assert_close(masked_attention(query, key, value, everything, tau=1.3), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_large_logits_in_half_precision_stay_finite() -> None:
+    query = torch.full((1, 1, 4, 64), 60.0, dtype=torch.float16)  # q . k = 230400, beyond float16
+    indices = torch.arange(4)[None, None].expand(1, 4, 4)
+    got = masked_attention(query, query, torch.ones_like(query), indices)
+    assert got.dtype == torch.float16 and bool((got == 1).all())
+
+
 def test_one_key_is_a_gather_of_values() -> None:
     query, key, value = tensors(2, 6, 9)
     indices = selection(2, 6, 9, 1)

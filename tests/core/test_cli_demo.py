@@ -50,6 +50,7 @@ def test_demo_refuses(
     assert demo(tmp_path / "out", *options) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and "Traceback" not in error
+    assert not (tmp_path / "out").exists()
 
 
 def test_evaluate_measures_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +74,7 @@ def test_real_clips_run(name: str, frames: int, fps: float, audio: bool, tmp_pat
     stride = int(original.fps)
     write_image(tmp_path / "edit.png", 1 - original[0])
     command = ["zero", "--tiny", "--video", str(clip), "--reference", str(tmp_path / "edit.png"), "--anchor", "0"]
-    options = ["--stride", str(stride), "--max-frames", str(frames), "--steps", "1", "--size", "128"]
+    options = ["--stride", str(stride), "--max-frames", str(frames), "--steps", "3", "--size", "128"]
     assert main([*command, *options, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     edited = open_frames(tmp_path / "out" / "edited.mp4")
     assert len(edited) == frames and edited.fps == fps and edited.has_audio == audio

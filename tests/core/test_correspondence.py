@@ -61,6 +61,10 @@ def test_neighbourhood_keeps_matches_near() -> None:
     assert int((free % 12 - rows % 12).abs().max()) > 2
     with pytest.raises(InputError, match="neighbourhood"):
         c.top_k_matches(target, anchor, 10, (8, 12), radius=0.1)
+    strip = c.unit_tokens(features(5, (4, 24)))
+    with pytest.raises(InputError, match="neighbourhood"):
+        c.top_k_matches(strip, strip, 60, (4, 24), radius=0.5)
+    assert bool(c.top_k_matches(strip, strip, 52, (4, 24), radius=0.5)[1].isfinite().all())
 
 
 def test_cycle_error_by_hand() -> None:

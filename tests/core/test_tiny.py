@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from zero2hero_core.checks import InputError
 from zero2hero_core.metrics import psnr
@@ -50,7 +51,7 @@ def test_bundled_models_on_one_unseen_clip() -> None:
     assert row["pck.features"] > row["pck.rgb"] > 0 and row["pck.features"] > row["pck.identity"]
     assert row["psnr.zero"] > row["psnr.cia"]
     assert row["psnr.zero"] > row["psnr.identity"]
-    assert len(result.psnr["zero"]) == 1  # the anchor does not count
+    assert len(result.psnr["zero"]) == 1 and row["pck.identity"] < 1  # the anchor does not count
     same = result.matches[0].finest.indices[:, 0].long()
     assert torch.equal(same, torch.arange(32 * 32))  # the anchor matches itself, noise and all
 
@@ -61,6 +62,9 @@ def test_missing_or_damaged_weights_are_named(tmp_path: Path) -> None:
     for name in ("tiny_unet.safetensors", "tiny_autoencoder.safetensors"):
         whole = (weights_folder() / name).read_bytes()
         (tmp_path / name).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot read"):
+        load_tiny(tmp_path)
+    save_file({"conv_in.weight": torch.zeros(1)}, tmp_path / "tiny_unet.safetensors")  # whole, but another model
     with pytest.raises(InputError, match="cannot read"):
         load_tiny(tmp_path)
 
@@ -101,8 +105,11 @@ def test_train_writes_weights_that_load(pool: Pool, tmp_path: Path, monkeypatch:
     train(recipe, tmp_path / "work", tmp_path / "weights", every=1, log=lines.append)
     assert load_tiny(tmp_path / "weights").name == "tiny"
     assert len((tmp_path / "work" / "curve.jsonl").read_text().splitlines()) == 2 == len(lines)
+    (tmp_path / "weights" / "tiny_unet.safetensors").unlink()
     train(recipe, tmp_path / "work", tmp_path / "weights", every=1, log=lines.append)
-    assert lines[-1] == "resumed at step 2"
+    assert lines[-1] == "resumed at step 2" and load_tiny(tmp_path / "weights").name == "tiny"
+    with pytest.raises(InputError, match="another recipe"):
+        train(Recipe(clips=2, size=64, phases=((3, 1, 8),), warmup=1), tmp_path / "work", tmp_path / "weights")
 
 
 def test_scaled_recipe_and_its_rates() -> None:

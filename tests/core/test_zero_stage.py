@@ -107,6 +107,53 @@ def test_hook_computes_only_what_is_read() -> None:
     assert blended.needs(3) == set() and blended.needs(9) == {"query"}
 
 
+def test_projections_nobody_reads_are_not_computed(backbone: UNetBackbone, frames: torch.Tensor) -> None:
+    zero = stage(backbone, frames)
+    zero.edit(frames[1:2], [1])  # the reference is inverted now
+    counts = {(layer, name): 0 for layer in (3, 9) for name in ("to_q", "to_k", "to_v")}
+    handles = []
+    for layer, name in counts:
+        linear = getattr(backbone.layers[layer], name)
+        handles.append(
+            linear.register_forward_hook(lambda *_, key=(layer, name): counts.__setitem__(key, counts[key] + 1))
+        )
+    try:
+        zero.edit(frames[2:3], [2])
+    finally:
+        for handle in handles:
+            handle.remove()
+    steps = FAST.num_inference_steps  # of the inversion; sampling computes none of them: k = 1 and gamma = 1
+    read = {layer: {count for (at, _), count in counts.items() if at == layer} for layer in (3, 9)}
+    assert read == {3: {steps + 1}, 9: {steps}}  # and features of block 2 pass layer 3, not layer 9
+
+
+def test_two_backbones_of_one_unet_both_work(backbone: UNetBackbone) -> None:
+    other = UNetBackbone(
+        backbone.unet, backbone.vae, prediction_type="epsilon", alphas_cumprod=backbone.alphas_cumprod,
+        empty_embedding=backbone.empty_embedding, scaling_factor=1.0,
+    )  # fmt: skip
+    latents = torch.zeros(1, 8, 8, 8)
+    for one in (backbone, other):
+        hook = CaptureHook({3: frozenset({"value"})})
+        one.predict_noise(latents, 300, one.empty_embedding, hook)
+        assert "value" in hook.captured[3]
+
+
+def test_half_precision_keeps_the_sampler_in_float32(frames: torch.Tensor) -> None:
+    whole, half = load_tiny(), load_tiny()
+    half.unet.to(torch.bfloat16)
+    results = [ZeroStage(one, frames[0], frames[5], 0, FAST).edit(frames[1:2], [1]) for one in (whole, half)]
+    assert half.predict_noise(torch.zeros(1, 8, 8, 8), 300, half.encode_prompt("")).dtype == torch.float32
+    assert 0 < float((results[0] - results[1]).abs().mean()) < 0.02
+
+
+def test_large_seeds_are_fine(backbone: UNetBackbone, frames: torch.Tensor) -> None:
+    found = stage(backbone, frames, replace(FAST, seed=2**64 - 1)).features(frames[1], 1)
+    assert bool(found.isfinite().all())
+    with pytest.raises(InputError, match="seed"):
+        replace(FAST, seed=2**64)
+
+
 def test_capture_changes_nothing(backbone: UNetBackbone) -> None:
     latents = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(2))
     hook = CaptureHook({3: frozenset({"value"}), 9: frozenset({"query", "key"})})
@@ -138,7 +185,6 @@ def test_v_prediction_is_turned_into_noise(backbone: UNetBackbone) -> None:
     alpha = other.alphas_cumprod[300]
     velocity = alpha.sqrt() * raw + (1 - alpha).sqrt() * latents
     torch.testing.assert_close(other.predict_noise(latents, 300, other.empty_embedding), velocity)
-    UNetBackbone(backbone.unet, backbone.vae, prediction_type="epsilon", **arguments)  # type: ignore[arg-type]
 
 
 def test_guidance_one_costs_no_second_pass_and_two_changes_the_result(
@@ -149,9 +195,17 @@ def test_guidance_one_costs_no_second_pass_and_two_changes_the_result(
         empty_embedding=backbone.empty_embedding, scaling_factor=1.0,
         prompt_encoder=lambda prompt: torch.full((1, 4, 32), float(len(prompt))),
     )  # fmt: skip
-    one = stage(prompted, frames, replace(FAST, prompt="red")).edit(frames[1:2], [1])
-    two = stage(prompted, frames, replace(FAST, prompt="red", guidance_scale=2.0)).edit(frames[1:2], [1])
-    assert float((one - two).abs().max()) > 1e-4
+    calls: list[int] = []
+    handle = backbone.unet.register_forward_pre_hook(lambda *_: calls.append(1))
+    pictures = {}
+    for prompt, scale in (("red", 1.0), ("red", 2.0), ("", 2.0)):
+        zero = stage(prompted, frames, replace(FAST, prompt=prompt, guidance_scale=scale, k=-1))
+        before = len(calls)
+        pictures[prompt, scale] = zero.edit(frames[1:2], [1]), len(calls) - before
+    handle.remove()
+    steps = FAST.num_inference_steps
+    assert [number for _, number in pictures.values()] == [3 * steps, 4 * steps, 3 * steps]
+    assert float((pictures["red", 1.0][0] - pictures["red", 2.0][0]).abs().max()) > 1e-4
     with pytest.raises(InputError, match="holds the empty prompt only"):
         stage(backbone, frames, replace(FAST, prompt="red"))
 
@@ -170,7 +224,7 @@ def test_batches_are_halved_when_memory_runs_out() -> None:
     def work(items: list[int]) -> list[torch.Tensor]:
         tried.append(len(items))
         if len(items) > 2:
-            raise torch.OutOfMemoryError("too much")
+            raise torch.cuda.OutOfMemoryError("too much")
         return [torch.tensor(item) for item in items]
 
     done = list(halving(work, range(7), 6))
@@ -185,7 +239,7 @@ def test_batches_are_halved_when_memory_runs_out() -> None:
     assert is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"))
 
     def never(items: list[int]) -> Iterator[torch.Tensor]:
-        raise torch.OutOfMemoryError("too much")
+        raise torch.cuda.OutOfMemoryError("too much")
 
     with pytest.raises(Zero2HeroError, match="--size"):
         list(halving(never, range(3), 2))  # type: ignore[arg-type]

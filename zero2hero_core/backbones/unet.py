@@ -82,9 +82,9 @@ def decoder_attentions(unet: Any) -> dict[int, Any]:
     Raises: InputError when the UNet is not of the SD 1.x / 2.x layout.
     """
     blocks = unet.up_blocks
-    if len(blocks) != 4 or any(not hasattr(block, "attentions") for block in blocks[1:]):
+    if len(blocks) != 4 or any(len(getattr(block, "attentions", ())) != 3 for block in blocks[1:]):
         raise InputError(
-            "UNet: expected SD 1.5 / 2.1 layout (four up blocks, attention in the last three), "
+            "UNet: expected SD 1.5 / 2.1 layout (four up blocks, three attentions in each of the last three), "
             f"got {len(blocks)} up blocks; choose a Stable Diffusion 1.5 or 2.1 model."
         )
     return {
@@ -93,6 +93,21 @@ def decoder_attentions(unet: Any) -> dict[int, Any]:
         if index
         for place, attention in enumerate(block.attentions)
     }
+
+
+class Posterior:
+    """Latent distribution of images; what it gives is scaled for the UNet and float32 (N, C, h, w)."""
+
+    def __init__(self, distribution: Any, scaling_factor: float):
+        self._distribution, self._scale = distribution, scaling_factor
+
+    def mode(self) -> torch.Tensor:
+        """The most likely latents."""
+        return self._distribution.mode().float() * self._scale
+
+    def sample(self, generator: torch.Generator) -> torch.Tensor:
+        """One random draw."""
+        return self._distribution.sample(generator).float() * self._scale
 
 
 class UNetBackbone:
@@ -129,8 +144,9 @@ class UNetBackbone:
         self.alphas_cumprod = alphas_cumprod.float().cpu()
         self.empty_embedding, self.scaling_factor = empty_embedding, scaling_factor
         self.prompt_encoder, self.recommended = prompt_encoder, recommended or {}
-        self._slot = _Slot()
         self.layers = decoder_attentions(unet)
+        known = next(iter(self.layers.values())).processor  # a second backbone of the same UNet shares its slot
+        self._slot = known.slot if isinstance(known, HookedAttention) else _Slot()
         for layer, attention in self.layers.items():
             attention.set_processor(HookedAttention(layer, self._slot))
 
@@ -176,10 +192,8 @@ class UNetBackbone:
         return self.prompt_encoder(prompt).to(self.device, self.dtype)
 
     @torch.no_grad()
-    def encode_both(
-        self, images: torch.Tensor, generator: torch.Generator | None
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Posterior mode of images (N, 3, H, W) in [0, 1] and a sample, if given a generator, in one pass.
+    def posterior(self, images: torch.Tensor) -> Posterior:
+        """What the encoder says of images (N, 3, H, W) in [0, 1].
 
         Raises: InputError when the sides are no multiples of `multiple`.
         """
@@ -189,16 +203,12 @@ class UNetBackbone:
                 f"images: expected sides that are multiples of {self.multiple} for this model, "
                 f"got {images.shape[-1]} x {images.shape[-2]}; resize or pad them."
             )
-        posterior = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
-        found = (posterior.mode(), None if generator is None else posterior.sample(generator))
-        mode, sample = (None if x is None else (x * self.scaling_factor).to(self.dtype) for x in found)
-        assert mode is not None
-        return mode, sample
+        found = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
+        return Posterior(found, self.scaling_factor)
 
-    def encode(self, images: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Latents (N, C, h, w) of images (N, 3, H, W) in [0, 1]: the posterior's mode, or a sample."""
-        mode, sample = self.encode_both(images, generator)
-        return mode if sample is None else sample
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, h, w), float32, of images (N, 3, H, W) in [0, 1]: the posterior's mode."""
+        return self.posterior(images).mode()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -209,19 +219,23 @@ class UNetBackbone:
     @contextmanager
     def hooked(self, hook: AttentionHook | None) -> Iterator[None]:
         """Within the block every pass of the UNet goes through `hook`."""
-        self._slot.hook = hook
+        before, self._slot.hook = self._slot.hook, hook
         try:
             yield
         finally:
-            self._slot.hook = None
+            self._slot.hook = before
 
     @torch.no_grad()
     def predict_noise(
         self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: AttentionHook | None = None
     ) -> torch.Tensor:
-        """Noise (B, C, h, w) in `latents` at a training timestep 0..T-1; `context` (1, L, D) is shared by the batch."""
+        """Noise (B, C, h, w), float32, in `latents` at a training timestep 0..T-1.
+
+        The sampler computes in float32 whatever the UNet computes in. `context` (1, L, D) is shared by the batch.
+        """
         with self.hooked(hook):
-            out = self.unet(latents, timestep, context.expand(latents.shape[0], -1, -1)).sample
+            given = latents.to(self.dtype)
+            out = self.unet(given, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
         if self.prediction_type == "epsilon":
             return out
         alpha = self.alphas_cumprod[timestep]
@@ -245,7 +259,7 @@ class UNetBackbone:
 
         handle = self.unet.up_blocks[block].register_forward_hook(stop)
         try:
-            self.unet(latents, timestep, context.expand(latents.shape[0], -1, -1))
+            self.unet(latents.to(self.dtype), timestep, context.expand(latents.shape[0], -1, -1))
         except _StopForward:
             pass
         finally:

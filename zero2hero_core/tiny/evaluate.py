@@ -67,18 +67,20 @@ def rgb_matches(target: torch.Tensor, anchor: torch.Tensor, grid: int, cells: in
 
 
 def measure_matches(result: ClipResult, originals: torch.Tensor, anchor: int, grid: int) -> None:
-    """Fill in PCK of features, raw patches (the better of two patch widths) and identity over all measured frames."""
+    """Fill in PCK of features, raw patches (the better of two widths) and identity over all frames but the anchor."""
     scene = result.scene
     found: dict[str, list[torch.Tensor]] = {"features": [], "rgb 1": [], "rgb 3": [], "identity": []}
     truths, seen, objects = [], [], []
     axis = (torch.arange(grid) + 0.5) / grid
     identity = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     for frame, match in zip(result.frames, result.matches, strict=True):
+        if frame == anchor:  # it matches itself: nothing to measure
+            continue
         coords, visible = scene.correspondence(frame, anchor, grid)
         truths.append(coords / scene.size)
         seen.append(visible)
         objects.append(F.adaptive_avg_pool2d(scene.render(frame)[1], grid)[0] > 0.5)
-        found["features"].append(match.finest.coords_xy())
+        found["features"].append(match.finest.coords_xy().cpu())
         found["rgb 1"].append(rgb_matches(originals[frame], originals[anchor], grid, 1))
         found["rgb 3"].append(rgb_matches(originals[frame], originals[anchor], grid, 3))
         found["identity"].append(identity)

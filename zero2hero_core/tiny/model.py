@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
 from ..backbones.unet import UNetBackbone
@@ -78,18 +78,16 @@ def load_tiny(folder: Path | None = None, device: str | torch.device = "cpu") ->
     Raises: InputError when the weights are missing or damaged.
     """
     folder = folder or weights_folder()
-    tensors: dict[str, dict[str, torch.Tensor]] = {}
-    for name in (UNET_FILE, AUTOENCODER_FILE):
+    unet, autoencoder = build_unet(), PatchAutoencoder()
+    for name, model in ((UNET_FILE, unet), (AUTOENCODER_FILE, autoencoder)):
         try:
-            tensors[name] = {key: value.float() for key, value in load_file(folder / name).items()}
-        except Exception as error:
+            model.load_state_dict({key: value.float() for key, value in load_file(folder / name).items()})
+        except (OSError, SafetensorError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
             raise InputError(
-                f"tiny models: cannot read {folder / name} ({error}); "
+                f"tiny models: cannot read {folder / name} ({reason}); "
                 "reinstall the package or train them with `zero2hero tiny train`."
             ) from error
-    unet, autoencoder = build_unet(), PatchAutoencoder()
-    unet.load_state_dict(tensors[UNET_FILE])
-    autoencoder.load_state_dict(tensors[AUTOENCODER_FILE])
     return as_backbone(unet.to(device), autoencoder.to(device))
 
 

@@ -70,8 +70,8 @@ def build_pool(
         for done, (pictures, where, seen) in enumerate(processes.imap(_clip, jobs, chunksize=8)):
             with torch.no_grad():
                 latents.append(autoencoder.encode(pictures.float() / 127.5 - 1).latent_dist.mode().half())
-            coords.append(where)
-            visible.append(seen)
+            coords.append(where.clone())  # a clone frees the file descriptor that the worker's tensor came through
+            visible.append(seen.clone())
             if progress:
                 progress(done + 1, clips)
     return Pool(torch.stack(latents), torch.stack(coords), torch.stack(visible))

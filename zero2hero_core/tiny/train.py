@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 import torch.nn.functional as F
 
 from ..backbones.unet import HookedAttention, _Slot, decoder_attentions
+from ..checks import InputError
 from ..schedule import stable_diffusion_alphas
 from .autoencoder import PatchAutoencoder
 from .model import CONTEXT, build_unet, save_weights
@@ -106,7 +108,7 @@ class Trainer:
         )
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.alphas = stable_diffusion_alphas()
-        self.done = 0
+        self.done, self.seconds = 0, 0.0
         self._slot = _Slot()
         for layer, attention in decoder_attentions(self.unet).items():
             attention.set_processor(HookedAttention(layer, self._slot))
@@ -185,18 +187,29 @@ class Trainer:
         part = path.with_suffix(".part")
         state = {"unet": self.unet.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
         torch.save(
-            {**state, "random": self.generator.get_state(), "done": self.done, "recipe": asdict(self.recipe)}, part
+            {
+                **state,
+                "random": self.generator.get_state(),
+                "done": self.done,
+                "seconds": self.seconds,
+                "recipe": asdict(self.recipe),
+            },
+            part,
         )
         part.replace(path)
 
     def load(self, path: Path) -> None:
-        """Go on from a saved state."""
+        """Go on from a saved state. Raises: InputError when it belongs to another recipe."""
         state = torch.load(path, map_location=self.device, weights_only=True)
+        if json.dumps(state["recipe"]) != json.dumps(asdict(self.recipe)):
+            raise InputError(
+                f"{path}: the state of another recipe (seed, clips or steps); choose another --work folder."
+            )
         self.unet.load_state_dict(state["unet"])
         self.average = state["average"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.generator.set_state(state["random"].cpu())
-        self.done = state["done"]
+        self.done, self.seconds = state["done"], state["seconds"]
 
 
 def train(
@@ -206,7 +219,7 @@ def train(
 
     Args:
         work: folder for the pool, the state to resume from, and `curve.jsonl` (one line each `every` steps).
-        out: folder that the weights are written to, each `every` steps and at the end.
+        out: folder that the weights are written to at the end, with the recipe and the curve as metadata.
     """
     work.mkdir(parents=True, exist_ok=True)
     autoencoder: PatchAutoencoder = fit_autoencoder(size=recipe.size)
@@ -225,26 +238,44 @@ def train(
     if state.exists():
         trainer.load(state)
         log(f"resumed at step {trainer.done}")
-    started, sums, counts = time.perf_counter(), {}, {}  # type: ignore[var-annotated]
+    curve, sums, counts = Curve(work / "curve.jsonl"), Counter(), Counter()  # type: ignore[var-annotated]
     while trainer.done < recipe.total:
-        for name, value in trainer.step().items():
-            sums[name], counts[name] = sums.get(name, 0.0) + value, counts.get(name, 0) + 1
+        started = time.perf_counter()
+        losses = trainer.step()
+        trainer.seconds += time.perf_counter() - started
+        sums.update(losses)
+        counts.update(losses.keys())
         if trainer.done % every == 0 or trainer.done == recipe.total:
-            line = {"step": trainer.done, "seconds": round(time.perf_counter() - started, 1)}
-            line |= {name: round(value / counts[name], 4) for name, value in sums.items()}
-            log(json.dumps(line))
-            with (work / "curve.jsonl").open("a") as curve:
-                curve.write(json.dumps(line) + "\n")
-            sums, counts = {}, {}
+            means = {name: round(value / counts[name], 4) for name, value in sums.items()}
+            log(curve.add({"step": trainer.done, "seconds": round(trainer.seconds, 1)} | means))
+            sums, counts = Counter(), Counter()
             trainer.save(state)
-            described = {"recipe": json.dumps(asdict(recipe)), "step": str(trainer.done), "last": json.dumps(line)}
-            save_weights(out, trainer.averaged_unet(), autoencoder, described)
+    described = {"recipe": json.dumps(asdict(recipe)), "curve": curve.text()}
+    save_weights(out, trainer.averaged_unet(), autoencoder, described)
+
+
+class Curve:
+    """The learning curve: a file with one JSON line per entry."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def add(self, entry: dict[str, float]) -> str:
+        """Append an entry; returns its line."""
+        line = json.dumps(entry)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+        return line
+
+    def text(self) -> str:
+        """All lines so far."""
+        return self.path.read_text(encoding="utf-8") if self.path.exists() else ""
 
 
 def scaled_recipe(seed: int = 0, clips: int | None = None, scale: float = 1.0) -> Recipe:
     """The recipe with another seed, number of clips, or `scale` times the steps."""
     phases = tuple((max(1, int(steps * scale)), pairs, crop) for steps, pairs, crop in Recipe.phases)
-    return Recipe(seed=seed, clips=clips or Recipe.clips, phases=phases)
+    return Recipe(seed=seed, clips=Recipe.clips if clips is None else clips, phases=phases)
 
 
 def main(argv: list[str] | None = None) -> int:
