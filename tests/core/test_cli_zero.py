@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from zero2hero_core import cli_zero_job, video_writer
+from zero2hero_core import cli_zero_job, image_writer
 from zero2hero_core.cli import main
 from zero2hero_core.correspondence_file import load_correspondences
 from zero2hero_core.tiny import model
@@ -180,8 +180,8 @@ def interrupt_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
     ("owner", "name", "call", "finished"),
     [
         (ZeroStage, "edit", 2, 2),
-        (video_writer, "_save_png", 2, 1),  # in the middle of a batch
-        (video_writer, "_publish", 4, 3),  # a frame is written, but not yet renamed
+        (image_writer, "_save_png", 2, 1),  # in the middle of a batch
+        (image_writer, "publish", 4, 3),  # a frame is written, but not yet renamed
         (VideoWriter, "write", 3, 4),  # while the video is put together
     ],
 )
@@ -204,7 +204,7 @@ def test_ctrl_c_then_resume_equals_an_unbroken_run(
 
 
 def test_a_full_disk_keeps_finished_frames(zero, tmp_path, monkeypatch, capsys):
-    save, calls = video_writer._save_png, []
+    save, calls = image_writer._save_png, []
 
     def full(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
         save(path, pixels, texts)
@@ -213,7 +213,7 @@ def test_a_full_disk_keeps_finished_frames(zero, tmp_path, monkeypatch, capsys):
             raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(video_writer, "_save_png", full)
+        patch.setattr(image_writer, "_save_png", full)
         assert zero() == 1
     assert "no space left" in (line := error_line(capsys)) and "2 of 4 frames" in line and "--resume" in line
     assert sorted(frames_in(tmp_path / "out")) == ["frame_000000.png", "frame_000002.png"]
