@@ -57,7 +57,7 @@ def bilinear_weights(coords: torch.Tensor) -> torch.Tensor:
     """Bilinear share of each anchor cell in each coordinate: (n, g, g, 2) cells -> (n, g*g, g*g)."""
     n, grid = coords.shape[:2]
     cells = torch.arange(grid, device=coords.device) + 0.5
-    flat = coords.reshape(n, -1, 2).clamp(0.5, grid - 0.5)
+    flat = coords.flatten(1, 2).clamp(0.5, grid - 0.5)
     near = (1 - (flat[..., None] - cells).abs()).clamp_min(0)  # (n, N, 2, g)
     return (near[:, :, 1, :, None] * near[:, :, 0, None, :]).flatten(2)
 
