@@ -129,7 +129,8 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows.append(("encoders", encoders))
     tiny, comfyui = report["tiny"], report["comfyui"]
     rows.append(("tiny models", f"found in {tiny['folder']}" if tiny["found"] else f"not found: {tiny['reason']}"))
-    rows += [("", f"{name}: {value}") for name, value in tiny.get("metadata", {}).items()]
+    described = tiny.get("metadata", {})  # of the learning curve, the last line will do
+    rows += [("", f"{name}: {value.strip().splitlines()[-1]}") for name, value in described.items() if value.strip()]
     rows.append(("ComfyUI", f"{'found' if comfyui['found'] else 'not found'}: {comfyui['path']}"))
     rows += [("", f"checkpoint {name}") for name in comfyui.get("checkpoints", [])]
     rows.append(("result", " ".join(report["problems"]) or "ready"))
