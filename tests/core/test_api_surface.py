@@ -48,7 +48,14 @@ SURFACE = {
     "video_writer": {"VideoWriter"},
     "zero_stage": {"ZeroStage", "halving", "is_out_of_memory"},
     "zero_stage_latents": {"LatentEditor", "Stopwatch", "ZeroStageSettings"},
-    "backbones.unet": {"AttentionHook", "Posterior", "HookedAttention", "UNetBackbone", "decoder_attentions"},
+    "backbones.unet": {
+        "AttentionHook",
+        "Posterior",
+        "HookSlot",
+        "HookedAttention",
+        "UNetBackbone",
+        "decoder_attentions",
+    },
     "backbones.loading": {"SDParts", "load_backbone", "load_parts"},
 }
 

@@ -38,8 +38,8 @@ class AttentionHook(Protocol):
         ...
 
 
-class _Slot:
-    """Holds the hook of the pass that is running; one per backbone."""
+class HookSlot:
+    """Holds the hook of the pass that is running; one per UNet."""
 
     hook: AttentionHook | None = None
 
@@ -47,7 +47,7 @@ class _Slot:
 class HookedAttention:
     """Attention processor of one decoder layer (diffusers calls it with the module and its input)."""
 
-    def __init__(self, layer: int, slot: _Slot):
+    def __init__(self, layer: int, slot: HookSlot):
         self.layer, self.slot = layer, slot
 
     def __call__(
@@ -146,7 +146,7 @@ class UNetBackbone:
         self.prompt_encoder, self.recommended = prompt_encoder, recommended or {}
         self.layers = decoder_attentions(unet)
         known = next(iter(self.layers.values())).processor  # a second backbone of the same UNet shares its slot
-        self._slot = known.slot if isinstance(known, HookedAttention) else _Slot()
+        self._slot = known.slot if isinstance(known, HookedAttention) else HookSlot()
         for layer, attention in self.layers.items():
             attention.set_processor(HookedAttention(layer, self._slot))
 

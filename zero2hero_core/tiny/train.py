@@ -23,7 +23,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ..backbones.unet import HookedAttention, _Slot, decoder_attentions
+from ..backbones.unet import HookedAttention, HookSlot, decoder_attentions
 from ..checks import InputError
 from ..schedule import stable_diffusion_alphas
 from .autoencoder import PatchAutoencoder
@@ -109,7 +109,7 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(recipe.seed)
         self.alphas = stable_diffusion_alphas()
         self.done, self.seconds = 0, 0.0
-        self._slot = _Slot()
+        self._slot = HookSlot()
         for layer, attention in decoder_attentions(self.unet).items():
             attention.set_processor(HookedAttention(layer, self._slot))
         self._features: dict[int, torch.Tensor] = {}
@@ -274,8 +274,13 @@ class Curve:
 
 def scaled_recipe(seed: int = 0, clips: int | None = None, scale: float = 1.0) -> Recipe:
     """The recipe with another seed, number of clips, or `scale` times the steps."""
-    phases = tuple((max(1, int(steps * scale)), pairs, crop) for steps, pairs, crop in Recipe.phases)
-    return Recipe(seed=seed, clips=Recipe.clips if clips is None else clips, phases=phases)
+    return Recipe(
+        seed=seed,
+        clips=Recipe.clips if clips is None else clips,
+        phases=tuple((max(1, int(steps * scale)), pairs, crop) for steps, pairs, crop in Recipe.phases),
+        contrast=tuple((int(start * scale), weight) for start, weight in Recipe.contrast),
+        offset_from=int(Recipe.offset_from * scale),
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
