@@ -45,8 +45,8 @@ class Selection:
     """Which reference tokens each target token of a layer may read.
 
     indices: (B, N, k), or None for all tokens (plain cross-image attention); counts: (B, N) or None; inside: (B, N)
-    share of cross-image attention against the target's own self-attention, or None for cross-image attention
-    everywhere.
+    share of cross-image attention against self-attention as in the target's inversion, or None for cross-image
+    attention everywhere.
     """
 
     def __init__(
