@@ -17,7 +17,7 @@ from typing import Any
 
 from zero2hero_core import __version__
 
-from . import cli_correspond, cli_demo, cli_doctor, cli_tiny, cli_zero
+from . import cli_ablate, cli_correspond, cli_demo, cli_doctor, cli_edit, cli_hero, cli_tiny, cli_zero
 from .checks import InputError, Zero2HeroError
 from .cli_options import Parser
 from .cli_shared import write_json
@@ -26,8 +26,9 @@ EXAMPLES = """\
 examples:
   zero2hero doctor
   zero2hero demo --out demo
-  zero2hero zero --tiny --video clip.mp4 --anchor 0 --reference edited.png --out result
-  zero2hero zero --model sd15.safetensors --video clip.mp4 --anchor 0 --reference edited.png --out result
+  zero2hero edit --tiny --video clip.mp4 --anchor 0 --reference edited.png --out result
+  zero2hero edit --zero-model sd15.safetensors --hero-model FLUX.2-klein-base-4B --video clip.mp4 --anchor 0 \
+      --reference edited.png --out result
 
 Exit status: 0, or 1 when the work failed or was interrupted, or 2 for bad arguments or input.
 """
@@ -40,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (cli_doctor, cli_demo, cli_zero, cli_correspond, cli_tiny):
+    for module in (cli_doctor, cli_demo, cli_edit, cli_zero, cli_correspond, cli_hero, cli_ablate, cli_tiny):
         module.add_parser(commands)
     return parser
 

@@ -65,17 +65,18 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False) -> None:
-    """--video, --anchor, --reference where it is needed, --out, and which frames at which size."""
+def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False, anchor: bool = True) -> None:
+    """--video, --anchor and --reference where they are needed, --out, and which frames at which size."""
     clip = parser.add_argument_group("clip")
     clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
-    clip.add_argument(
-        "--anchor", required=True, type=whole(0), metavar="N", help="index of the frame that was edited, from 0"
-    )
+    if anchor:
+        clip.add_argument(
+            "--anchor", required=True, type=whole(0), metavar="N", help="index of the frame that was edited, from 0"
+        )
     if reference:
         clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
     clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
-    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip, as for --anchor.")
+    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
     frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
     frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
     frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
@@ -150,3 +151,15 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
     )
     match.add_argument("--prompt", default="", help="text that describes the clip (default: none)")
     match.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the feature noise")
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """The video, and what to do about an earlier run."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--video-name", default="edited.mp4", metavar="NAME", help=".mp4, .mov, .webm or .mkv")
+    output.add_argument("--codec", choices=("h264", "vp9", "ffv1"), help="(default: what the name's suffix suggests)")
+    output.add_argument("--crf", type=whole(0, 63), help="quality, smaller is better (default: 16 H.264, 24 VP9)")
+    output.add_argument("--no-audio", action="store_true", help="leave the clip's sound out")
+    again = output.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    again.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")

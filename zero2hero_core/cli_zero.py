@@ -6,7 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .checks import InputError
-from .cli_options import add_clip_options, add_match_options, add_model_options, number_list, whole
+from .cli_options import add_clip_options, add_match_options, add_model_options, add_output_options, number_list, whole
 from .cli_shared import add_common
 
 if TYPE_CHECKING:
@@ -68,27 +68,16 @@ def add_parser(subparsers: Any) -> None:
     stage.add_argument(
         "--batch", type=whole(1), default=2, metavar="N", help="frames at once; halved if memory is short"
     )
-    _add_output_options(parser)
+    add_output_options(parser)
     add_common(parser)
     parser.set_defaults(func=run)
-
-
-def _add_output_options(parser: argparse.ArgumentParser) -> None:
-    output = parser.add_argument_group("output")
-    output.add_argument("--video-name", default="edited.mp4", metavar="NAME", help=".mp4, .mov, .webm or .mkv")
-    output.add_argument("--codec", choices=("h264", "vp9", "ffv1"), help="(default: what the name's suffix suggests)")
-    output.add_argument("--crf", type=whole(0, 63), help="quality, smaller is better (default: 16 H.264, 24 VP9)")
-    output.add_argument("--no-audio", action="store_true", help="leave the clip's sound out")
-    again = output.add_mutually_exclusive_group()
-    again.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
-    again.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the job; nothing is written before every input has been checked."""
     from pathlib import Path
 
-    from . import cli_inputs, cli_zero_job
+    from . import cli_frames, cli_inputs, cli_zero_job
     from .correspondence_file import load_correspondences
     from .zero_stage import ZeroStage
 
@@ -100,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     matches = load_correspondences(Path(args.matches)) if args.matches else None
     backbone = cli_inputs.load_model(args)
     clip = cli_inputs.open_clip(args, backbone.multiple)
-    cli_zero_job.check_video(args, clip)
+    cli_frames.check_video(args, clip)
     reference = cli_inputs.read_reference(args.reference, clip, notes)
     masks = cli_inputs.Masks(args.mask, clip) if args.mask else None
     stage = ZeroStage(backbone, clip.anchor, reference, args.anchor, settings)
@@ -109,7 +98,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         _check_matches(matches, clip, stage, args)
     _say_no_ops(args, notes, clip, masks)
     state = cli_zero_job.state_of(args, stage, clip)
-    job = cli_zero_job.Job(args, out, stage, clip, masks, matches.frames if matches else None, notes)
+    job = cli_zero_job.ZeroJob(args, out, stage, clip, masks, matches.frames if matches else None, notes)
     return job.run(state)
 
 

@@ -7,18 +7,18 @@ Here are the pictures: features, correspondence, encoding, one decode per frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from .backbones.unet import UNetBackbone
-from .checks import ShapeError, Zero2HeroError, check_images, check_shape
+from .checks import ShapeError, check_images, check_shape
 from .correspondence import Correspondence, match_features
 from .zero_stage_latents import LatentEditor, ZeroStageSettings
 
 ENCODED_KEPT = 16
 
-__all__ = ["ZeroStage", "ZeroStageSettings", "halving"]
+__all__ = ["ZeroStage", "ZeroStageSettings"]
 
 
 class ZeroStage:
@@ -125,36 +125,3 @@ class ZeroStage:
         if known is None or latents is None or not torch.equal(known, frame):
             return self.backbone.encode(frame[None])
         return latents
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether an error says that the device's or the machine's memory ran out."""
-    return isinstance(error, torch.cuda.OutOfMemoryError | MemoryError) or any(
-        text in str(error) for text in ("can't allocate memory", "out of memory")
-    )
-
-
-def halving(
-    work: Callable[[list[int]], list[torch.Tensor]], items: Sequence[int], batch: int
-) -> Iterator[tuple[int, torch.Tensor]]:
-    """Results of `work` over batches of items; a batch that runs out of memory is halved and tried again.
-
-    Raises: Zero2HeroError when even one item does not fit.
-    """
-    todo = list(items)
-    while todo:
-        now = todo[:batch]
-        try:
-            done = work(now)
-        except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
-            if not is_out_of_memory(error):
-                raise
-            if len(now) == 1:
-                raise Zero2HeroError(
-                    "out of memory with a single frame: use a smaller --size, a half-precision --dtype, "
-                    "or close other programs."
-                ) from error
-            batch = len(now) // 2
-            continue
-        yield from zip(now, done, strict=True)
-        todo = todo[len(now) :]

@@ -46,7 +46,8 @@ SURFACE = {
     "schedule": {"DDIMSchedule", "ddim_move", "stable_diffusion_alphas"},
     "video": {"FrameSource", "frame_rate", "open_frames"},
     "video_writer": {"VideoWriter"},
-    "zero_stage": {"ZeroStage", "halving", "is_out_of_memory"},
+    "memory_batches": {"halving", "is_out_of_memory"},
+    "zero_stage": {"ZeroStage"},
     "zero_stage_latents": {"LatentEditor", "Stopwatch", "ZeroStageSettings"},
     "backbones.unet": {
         "AttentionHook",

@@ -12,8 +12,9 @@ from zero2hero_core.adain import adain
 from zero2hero_core.attention_hooks import CaptureHook, InjectHook, Selection
 from zero2hero_core.backbones.unet import UNetBackbone
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
+from zero2hero_core.memory_batches import halving, is_out_of_memory
 from zero2hero_core.tiny.model import load_tiny
-from zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings, halving, is_out_of_memory
+from zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
 
 SIZE = (64, 128)  # not square, to catch swapped sides
 FAST = ZeroStageSettings(num_inference_steps=3, ensemble=2, seed=4)

@@ -38,12 +38,45 @@ def scene_pictures(split: str, count: int, size: int) -> torch.Tensor:
     return torch.stack(pictures) * 2 - 1
 
 
+def _views(scene: Scene) -> list[int]:
+    """The frames that are taken from a training clip."""
+    generator = torch.Generator().manual_seed(scene.seed)
+    return torch.randperm(CLIP_LENGTH, generator=generator)[:VIEWS].tolist()
+
+
+def _partner(job: tuple[str, int, int]) -> torch.Tensor:
+    split, index, size = job
+    torch.set_num_threads(1)
+    scene = Scene(split_seed(split, index), CLIP_LENGTH, size)
+    pictures = torch.stack([scene.render(view, 1 - index % 2)[0] for view in _views(scene)])
+    return (pictures * 255).round().to(torch.uint8)
+
+
+def build_partners(
+    split: str,
+    clips: int,
+    autoencoder: PatchAutoencoder,
+    size: int = 256,
+    workers: int = 2,
+    progress: Callable[[int, int], None] | None = None,
+) -> torch.Tensor:
+    """Latents (M, V, C, G, G) of the pool's views in their other appearance, half precision."""
+    jobs = [(split, index, size) for index in range(clips)]
+    latents = []
+    with multiprocessing.get_context("spawn").Pool(workers) as processes:
+        for done, pictures in enumerate(processes.imap(_partner, jobs, chunksize=8)):
+            with torch.no_grad():
+                latents.append(autoencoder.encode(pictures.float() / 127.5 - 1).latent_dist.mode().half())
+            if progress:
+                progress(done + 1, clips)
+    return torch.stack(latents)
+
+
 def _clip(job: tuple[str, int, int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     split, index, size, grid = job
     torch.set_num_threads(1)
     scene = Scene(split_seed(split, index), CLIP_LENGTH, size)
-    generator = torch.Generator().manual_seed(scene.seed)
-    views = torch.randperm(CLIP_LENGTH, generator=generator)[:VIEWS].tolist()
+    views = _views(scene)
     appearance = index % 2
     pictures = torch.stack([scene.render(view, appearance)[0] for view in views])
     coords = torch.zeros(VIEWS, VIEWS, grid, grid, 2)

@@ -1,0 +1,143 @@
+"""Attention processors of the FLUX families that hand query, key and value to a hook.
+
+FLUX.1 and FLUX.2 share the joint attention of the double blocks. The single blocks differ: FLUX.1's attention has
+linear layers of its own and no output projection, FLUX.2's reads and writes through projections shared with the MLP.
+Both families rotate neighbouring channels and put text rows first.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from ..checks import InputError
+from ..condition_tokens import attend
+from .unet import HookSlot
+
+FROM_SLOT: Any = object()  # stands for whatever hook the slot holds at the time
+
+
+def _rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Rotary embedding of (B, heads, N, d) by cosines and sines (N, d), neighbouring channels forming a pair."""
+    cos, sin = (part.to(x.device) for part in rotary)
+    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([-odd, even], -1).flatten(-2)
+    return (x.float() * cos + turned * sin).to(x.dtype)
+
+
+class HookedJointAttention:
+    """Processor of the attention modules that diffusers' FLUX blocks share: joint with text, or on one stream."""
+
+    def __init__(self, layer: int, slot: HookSlot):
+        self.layer, self.slot = layer, slot
+
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        hook: Any = FROM_SLOT,
+        **_: Any,
+    ) -> Any:
+        """Image stream (B, N, C), and the text stream (B, T, C) in double blocks."""
+
+        def heads(x: torch.Tensor) -> torch.Tensor:
+            return x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+
+        query = attn.norm_q(heads(attn.to_q(hidden_states)))
+        key = attn.norm_k(heads(attn.to_k(hidden_states)))
+        value = heads(attn.to_v(hidden_states))
+        text = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
+        if encoder_hidden_states is not None:
+            query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), query], 2)
+            key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))), key], 2)
+            value = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), value], 2)
+        out = self.attend(query, key, value, attention_mask, image_rotary_emb, hook)
+        if encoder_hidden_states is None:
+            return out
+        return attn.to_out[1](attn.to_out[0](out[:, text:])), attn.to_add_out(out[:, :text])
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        mask: torch.Tensor | None,
+        rotary: tuple[torch.Tensor, torch.Tensor] | None,
+        hook: Any,
+    ) -> torch.Tensor:
+        """Rotary embedding and the hook's attention, or plain attention when there is none: (B, heads, N, d) ->
+        (B, N, heads * d)."""
+        if rotary is not None:
+            query, key = _rotate(query, rotary), _rotate(key, rotary)
+        if hook is FROM_SLOT:
+            hook = self.slot.hook
+        if hook is None:
+            out = attend(query, key, value, mask)
+        else:
+            out = hook(self.layer, query, key.to(query.dtype), value.to(query.dtype))
+        return out.transpose(1, 2).flatten(2).to(value.dtype)
+
+
+class HookedParallelAttention(HookedJointAttention):
+    """Processor of FLUX.2's single blocks: one projection into query, key, value and the MLP, and one out of both."""
+
+    def __call__(  # type: ignore[override]
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        image_rotary_emb: tuple[torch.Tensor, torch.Tensor] | None = None,
+        hook: Any = FROM_SLOT,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Both streams, text rows first, (B, T + N, C)."""
+        joined = attn.to_qkv_mlp_proj(hidden_states)
+        width = attn.inner_dim
+        query, key, value, mlp = joined.split([width, width, width, joined.shape[-1] - 3 * width], -1)
+        query, key, value = (x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for x in (query, key, value))
+        out = self.attend(attn.norm_q(query), attn.norm_k(key), value, attention_mask, image_rotary_emb, hook)
+        return attn.to_out(torch.cat([out, attn.mlp_act_fn(mlp)], -1))
+
+
+class _SendHook:
+    """Sends the hook of a pass along with its arguments: gradient checkpointing runs blocks again in the backward
+    pass, when the slot may hold another hook."""
+
+    def __init__(self, slot: HookSlot):
+        self.slot = slot
+
+    def __call__(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        sent = {**(kwargs.get("joint_attention_kwargs") or {}), "hook": self.slot.hook}
+        return args, {**kwargs, "joint_attention_kwargs": sent}
+
+
+def attention_layers(transformer: Any) -> dict[int, Any]:
+    """Attention modules by layer number: double blocks first, then single blocks.
+
+    Raises: InputError when the model is not of the FLUX layout.
+    """
+    double = getattr(transformer, "transformer_blocks", None)
+    single = getattr(transformer, "single_transformer_blocks", None)
+    if double is None or single is None:
+        raise InputError(
+            f"Hero-Stage: expected a FLUX.1 or FLUX.2 transformer, got {type(transformer).__name__}; "
+            "choose a model of these families."
+        )
+    return dict(enumerate([*(block.attn for block in double), *(block.attn for block in single)]))
+
+
+def install_hooks(transformer: Any) -> HookSlot:
+    """Put the hooked processors on a transformer (once); returns the slot that holds the running hook."""
+    slot = HookSlot()
+    for layer, attention in attention_layers(transformer).items():
+        known = getattr(attention, "processor", None)
+        if isinstance(known, HookedJointAttention):
+            return known.slot
+        fused = hasattr(attention, "to_qkv_mlp_proj")
+        attention.set_processor((HookedParallelAttention if fused else HookedJointAttention)(layer, slot))
+    transformer.register_forward_pre_hook(_SendHook(slot), with_kwargs=True)
+    return slot

@@ -1,0 +1,258 @@
+"""Hero-Stage training (Zero-to-Hero, arXiv 2505.23134): LoRA on condition tokens learns, from the one true pair, to
+restore what Zero-Stage wore down.
+
+Flow matching: x_sigma = (1 - sigma) x + sigma noise, the target is noise - x, sigma uniform. Each condition is one
+extra pass with its LoRA on; the base model reads its keys and values with no LoRA. Latents are computed once, before;
+the autoencoder takes no part here.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from .backbones.dit import DiTBackbone
+from .backbones.dit_restore import run_conditions
+from .backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
+from .checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
+from .flow_schedule import mix_noise
+
+# mode -> what its conditions show (paper, Table 1)
+MODES: dict[str, tuple[str, ...]] = {
+    "explicit": ("zero", "frame"),
+    "implicit": ("zero",),
+    "zero-ref": ("zero",),
+    "tgt-ref": ("frame",),
+}
+OPTIMISERS = ("adamw", "adamw8bit")
+
+
+@dataclass(frozen=True)
+class HeroSettings:
+    """Settings of a training; the defaults are the authors' but for the rank.
+
+    mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
+    conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
+    the condition passes are shared by them. guidance_scale: what the guidance embedding is told in training.
+    """
+
+    mode: str = "explicit"
+    rank: int = 32
+    alpha: float | None = None
+    layers: tuple[str, ...] = ()
+    steps: int | None = None
+    batch: int = 1
+    draws: int = 1
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-4
+    clip_norm: float = 1.0
+    guidance_scale: float = 1.0
+    optimiser: str = "adamw"
+    checkpointing: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise InputError(f"mode: expected one of {', '.join(MODES)}, got {self.mode!r}.")
+        if self.optimiser not in OPTIMISERS:
+            raise InputError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}.")
+        check_range("rank", self.rank, 1, 4096)
+        check_range("steps", self.total, 1, 1_000_000)
+        check_range("batch", self.batch, 1, 1024)
+        check_range("draws", self.draws, 1, 1024)
+        check_range("learning rate", self.learning_rate, 0, 1)
+        check_range("weight decay", self.weight_decay, 0, 1)
+        check_range("gradient clip", self.clip_norm, 0, math.inf)
+        check_range("guidance", self.guidance_scale, 0, 100)
+        check_range("seed", self.seed, 0, 2**63 - 1)
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """What the conditions show, in their order."""
+        return MODES[self.mode]
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.steps if self.steps is not None else (400 if len(self.kinds) > 1 else 600)
+
+    @property
+    def spec(self) -> LoRASpec:
+        """The adapters that this training makes."""
+        return LoRASpec(self.rank, self.alpha, self.layers)
+
+
+@dataclass(frozen=True)
+class TrainingPair:
+    """One example: packed latents (1, C, h, w) of the conditions, in the mode's order, and of the target."""
+
+    conditions: tuple[torch.Tensor, ...]
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ClipLatents:
+    """Packed latents (1, C, h, w) that the modes draw their pairs from (paper, Table 1).
+
+    references: anchor index -> its edit. zero: frame index -> I_ref(k). frames: index -> original frame. zero_target:
+    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only).
+    """
+
+    references: dict[int, torch.Tensor]
+    zero: dict[int, torch.Tensor]
+    frames: dict[int, torch.Tensor]
+    zero_target: dict[int, torch.Tensor]
+
+
+def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
+    """The training set of a mode: pair b for "explicit", a and c for "implicit", a for "zero-ref", anchor -> reference
+    for "tgt-ref"; with several anchors, one pair for each.
+
+    Raises: InputError when a picture that the mode needs is missing.
+    """
+
+    def need(what: str, held: dict[int, torch.Tensor], index: int) -> torch.Tensor:
+        if index not in held:
+            raise InputError(f"mode {mode}: expected {what} of frame {index}, got none; add it to the training set.")
+        return held[index]
+
+    pairs = []
+    for index, reference in sorted(clip.references.items()):
+        shown = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
+        conditions = tuple(need(*shown[kind], index) for kind in MODES[mode])
+        pairs.append(TrainingPair(conditions, reference))
+    if mode == "implicit":
+        if not clip.zero_target:
+            raise InputError(
+                "mode implicit: expected Zero-Stage results with the anchor itself as the reference, got none."
+            )
+        for index, worn in sorted(clip.zero_target.items()):
+            pairs.append(TrainingPair((worn,), need("the original", clip.frames, index)))
+    if not pairs:
+        raise InputError(f"mode {mode}: expected at least one reference, got none.")
+    return pairs
+
+
+class HeroTrainer:
+    """Adapters, optimiser and random state; `step()` does one update and returns the loss.
+
+    Args:
+        pairs: the training set, all of one size; drawn from at random.
+    Raises: ShapeError when sizes differ.
+    """
+
+    def __init__(self, backbone: DiTBackbone, pairs: Sequence[TrainingPair], settings: HeroSettings):
+        self.backbone, self.settings, self.pairs = backbone, settings, list(pairs)
+        _check_pairs(self.pairs, backbone, len(settings.kinds))
+        self.generator = torch.Generator().manual_seed(settings.seed)
+        self.lora = HeroLoRA(backbone, len(settings.kinds), settings.spec, generator=self.generator)
+        self.optimiser = _optimiser(settings, self.lora.parameters())
+        self.done = 0
+        checkpoint_blocks(backbone, self.lora, settings.checkpointing)
+
+    def step(self) -> float:
+        """One update. Raises: Zero2HeroError when loss or gradient is no number; nothing has been changed then."""
+        settings = self.settings
+        state = self.generator.get_state()
+        chosen = torch.randint(len(self.pairs), (settings.batch,), generator=self.generator).tolist()
+        rows = [self.pairs[i] for i in chosen]
+        device = self.backbone.device
+        target = torch.cat([row.target for row in rows]).to(device).repeat_interleave(settings.draws, 0)
+        sigma = torch.rand(len(target), generator=self.generator)
+        noise = torch.randn(target.shape, generator=self.generator).to(device)
+        inputs = [torch.cat([row.conditions[i] for row in rows]).to(device) for i in range(len(settings.kinds))]
+        h, w = target.shape[-2:]
+        guidance = settings.guidance_scale
+        with torch.enable_grad():
+            conditions = run_conditions(self.backbone, self.lora, settings.kinds, inputs, (h, w), guidance=guidance)
+            conditions = [condition.repeated(settings.draws) for condition in conditions]
+            noisy = mix_noise(target, noise, sigma)
+            predicted = self.backbone.velocity(noisy, sigma, conditions, guidance=guidance)
+            loss = F.mse_loss(predicted, noise - target)
+            loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.lora.parameters(), settings.clip_norm or math.inf)
+        value = float(loss.detach())
+        if not (math.isfinite(value) and math.isfinite(float(norm))):
+            self.generator.set_state(state)
+            self.optimiser.zero_grad(set_to_none=True)
+            what = "loss" if not math.isfinite(value) else "gradient"
+            raise Zero2HeroError(
+                f"step {self.done + 1}: the {what} is not a number; use a lower learning rate, or bfloat16 or float32 "
+                "instead of float16"
+            )
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.done += 1
+        return value
+
+    def save(self, path: Path) -> None:
+        """Whole state, for `load`, through a temporary file."""
+        part = path.with_name(path.name + ".part")
+        state = {
+            "settings": _plain(self.settings),
+            "lora": self.lora.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "random": self.generator.get_state(),
+            "done": self.done,
+        }
+        torch.save(state, part)
+        part.replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state, with the result of an unbroken run.
+
+        Raises: InputError when the file is damaged or belongs to other settings (more steps are allowed).
+        """
+        try:
+            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            settings = state["settings"]
+        except Exception as error:  # torch.load raises many kinds for damaged files
+            raise InputError(f"{path}: cannot be read ({type(error).__name__}); start again.") from error
+        now = _plain(self.settings)
+        different = [name for name in now if name != "steps" and settings.get(name) != now[name]]
+        if different:
+            values = ", ".join(f"{name} ({settings.get(name)} before, {now[name]} now)" for name in different)
+            raise InputError(f"{path}: the state of another training: {values}; give equal settings or start again.")
+        self.lora.load_state_dict(state["lora"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.generator.set_state(state["random"])
+        self.done = state["done"]
+
+    def close(self) -> None:
+        """Take the adapters off the model again."""
+        checkpoint_blocks(self.backbone, self.lora, False)
+        self.lora.remove()
+
+
+def _plain(settings: HeroSettings) -> dict[str, Any]:
+    return asdict(settings) | {"layers": list(settings.layers)}
+
+
+def _check_pairs(pairs: Sequence[TrainingPair], backbone: DiTBackbone, count: int) -> None:
+    if not pairs:
+        raise InputError("training: expected at least one pair, got none.")
+    shape = pairs[0].target.shape
+    for pair in pairs:
+        if len(pair.conditions) != count:
+            raise ShapeError(f"training pair: expected {count} conditions in this mode, got {len(pair.conditions)}.")
+        for name, packed in (("target", pair.target), *(("condition", c) for c in pair.conditions)):
+            check_shape(f"training pair: {name}", packed, (1, backbone.channels, "h", "w"))
+        if pair.target.shape != shape:
+            raise ShapeError(f"training pairs: expected one size, got {tuple(shape)} and {tuple(pair.target.shape)}.")
+
+
+def _optimiser(settings: HeroSettings, parameters: list[torch.nn.Parameter]) -> Any:
+    given: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "eps": 1e-8}
+    if settings.optimiser == "adamw":
+        return torch.optim.AdamW(parameters, betas=(0.9, 0.999), **given)
+    try:
+        from bitsandbytes.optim import AdamW8bit
+    except ImportError as error:
+        raise InputError("optimiser adamw8bit: needs the package bitsandbytes; install it or choose adamw.") from error
+    return AdamW8bit(parameters, betas=(0.9, 0.999), **given)
