@@ -7,8 +7,7 @@ Three ways, from cheap to sure:
     python benchmarks/hero_memory.py --measure --device cuda  # and measured: the real step on random weights
 
 Counting runs the package's own passes, adapters and checkpointing with the real shapes under torch's fake tensors and
-adds up, operation by operation, what is alive; it needs no GPU and no memory. Attention stands in for a fused kernel.
-nf4 cannot be counted without bitsandbytes; its rows are computed, or measured.
+adds up, operation by operation, what is alive; it needs no GPU and no memory. See live_bytes.py.
 """
 
 from __future__ import annotations
@@ -19,17 +18,12 @@ import os
 import platform
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
+from live_bytes import Nf4Shape, counting
 
-from zero2hero_core import condition_tokens
-from zero2hero_core.backbones import dit_attention
 from zero2hero_core.backbones.dit import FLUX1, FLUX2, DiTBackbone, TextEmbedding
 from zero2hero_core.backbones.dit_precision import store_linear, store_weights, stored_linears
 from zero2hero_core.backbones.dit_restore import KINDS, run_conditions
@@ -107,81 +101,17 @@ def random_backbone(size: ModelSize, weights: str, device: str) -> DiTBackbone:
 # ---- counted ----
 
 
-class LivePeak(TorchDispatchMode):
-    """Bytes of all tensors that were made under it and are alive, each storage once, and the most at one time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.held: dict[int, tuple[StorageWeakRef, int]] = {}
-        self.sum = self.peak = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        tree_map_only(torch.Tensor, self._see, out)
-        if self.sum > self.peak:  # an upper bound, for what has died was not taken off: look
-            self.peak = max(self.peak, self.alive())
-        return out
-
-    def _see(self, tensor: torch.Tensor) -> None:
-        if tensor.device.type == "meta":
-            return
-        storage = tensor.untyped_storage()
-        known = self.held.get(storage._cdata)
-        if known is None or known[0].expired():
-            self.sum += storage.nbytes() - (known[1] if known else 0)
-            self.held[storage._cdata] = (StorageWeakRef(storage), storage.nbytes())
-
-    def alive(self) -> int:
-        """Bytes now."""
-        self.held = {key: entry for key, entry in self.held.items() if not entry[0].expired()}
-        self.sum = sum(size for _, size in self.held.values())
-        return self.sum
-
-
-class _FusedAttention(torch.autograd.Function):
-    """What a fused kernel makes and keeps, without the numbers."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        out = torch.empty(query.shape, dtype=query.dtype, device=query.device)
-        rows = torch.empty(query.shape[:3], dtype=torch.float32, device=query.device)
-        ctx.save_for_backward(query, key, value, out, rows)
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *_: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.empty_like(tensor) for tensor in ctx.saved_tensors[:3])
-
-
-@contextmanager
-def counting() -> Iterator[LivePeak]:
-    """Tensors without content, counted; attention as on a GPU, for the package writes it out on a CPU."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-    from torch._subclasses.fake_tensor import FakeTensorMode
-
-    def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Any = None) -> torch.Tensor:
-        return _FusedAttention.apply(query, key, value)
-
-    # Modules of such tensors cannot be moved; `HeroLoRA` puts its own weights in right after.
-    move = BaseTunerLayer._move_adapter_to_device_of_base_layer
-    before = condition_tokens.attend
-    condition_tokens.attend = dit_attention.attend = attend
-    BaseTunerLayer._move_adapter_to_device_of_base_layer = lambda *_, **__: None
-    try:
-        with FakeTensorMode(), LivePeak() as live:
-            yield live
-    finally:
-        BaseTunerLayer._move_adapter_to_device_of_base_layer = move
-        condition_tokens.attend = dit_attention.attend = before
-
-
 def count_step(size: ModelSize, weights: str, *, resolution: int, rank: int, checkpointing: bool = True) -> int:
     """Bytes at the peak of one explicit training step (two conditions), AdamW's states in, no CUDA context."""
     grid = (resolution // size.cell, resolution // size.cell)
     with counting() as live:
         transformer = build(size)
-        for name in stored_linears(transformer) if weights == "fp8" else ():
-            store_linear(transformer, name, weights, torch.device("cpu"))
+        for name, linear in stored_linears(transformer).items() if weights != "bf16" else ():
+            if weights == "fp8":
+                store_linear(transformer, name, weights, torch.device("cpu"))
+            else:
+                parent, _, child = name.rpartition(".")
+                setattr(transformer.get_submodule(parent), child, Nf4Shape(linear))
         backbone = as_backbone(size, transformer, "cpu")
         lora = HeroLoRA(backbone, 2, LoRASpec(rank))
         checkpoint_blocks(backbone, lora, checkpointing)
@@ -244,7 +174,7 @@ def rows(settings: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 bar = BARS.get((size.name, weights)) if (resolution, rank) == (512, 32) else None
                 if bar is not None:
                     row |= {"limit_bytes": bar * GB, "within_limit": estimate.total <= bar * GB}
-                if settings.count and weights != "nf4":
+                if settings.count:
                     row["counted_bytes"] = count_step(size, weights, **given)
                 if settings.measure:
                     row["measured"] = measure_step(size, weights, device=settings.device, **given)

@@ -66,11 +66,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--modes: expected some of {', '.join(variants)}, got {unknown[0]}.")
     backbone = load_tiny_dit(args.dit)
     advice = backbone.recommended
-    steps = args.train_steps or advice["steps"]
-    settings = HeroSettings(
-        rank=advice["rank"], learning_rate=advice["learning_rate"], draws=advice["draws"], steps=steps
+    settings = HeroSettings.suited(advice, **({"steps": args.train_steps} if args.train_steps else {}))
+    restore = RestoreSettings.suited(
+        advice, **({"num_inference_steps": args.sample_steps} if args.sample_steps else {})
     )
-    restore = RestoreSettings(num_inference_steps=args.sample_steps or advice["num_inference_steps"])
     study = Study(backbone, load_tiny, args.out, settings, restore, args.split, tuple(args.frames or range(16)))
     names = args.modes or list(variants)
     clips = range(args.first, args.first + args.clips)

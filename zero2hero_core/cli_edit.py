@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from .checks import InputError, Zero2HeroError
 from .cli_hero_options import add_hero_weight_options, add_restore_options, add_training_options
 from .cli_options import add_clip_options, add_match_options, add_output_options, whole
 from .cli_shared import add_common
@@ -21,6 +25,8 @@ examples:
       --video clip.mp4 --anchor 12 --reference edited.png --out result --size 512
   zero2hero edit ... --out result --resume      (after an interruption: the same command with --resume)
 """
+STATES = ("zero_anchor/zero.json", "zero_target/zero.json", "training/train.json", "training/state.pt", "hero.json")
+DIVISOR = 16  # of the sides of frames, for the checks
 
 
 def add_parser(subparsers: Any) -> None:
@@ -52,29 +58,69 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Run the parts, each of which checks its own input; returns one report."""
-    from . import cli_inputs
-    from .checks import InputError
+    """Check what can be checked before the first part begins, then run the parts; returns one report."""
+    from .cli_shared import write_json
 
-    if args.tiny == bool(args.zero_model or args.hero_model) or (
-        not args.tiny and not (args.zero_model and args.hero_model)
-    ):
-        raise InputError("models: expected --tiny, or --zero-model together with --hero-model.")
     out = Path(args.out)
-    cli_inputs.check_paths(args.video, args.reference)
-    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
+    _check(args, out)
     started = time.perf_counter()
-    reports = Edit(args, out).run()
+    if args.overwrite:  # of an earlier edit, nothing is taken up later
+        for name in STATES:
+            (out / name).unlink(missing_ok=True)
+    with _advice(out):
+        reports = Edit(args, out).run()
     seconds = {name: part["seconds"]["total"] for name, part in reports.items()}
     report = reports["restore"] | {"command": "edit"}
     report |= {"parts": {name: part for name, part in reports.items() if name != "restore"}}
     report["notes"] = [note for part in reports.values() for note in part["notes"]]
     report["seconds"] |= {f"part {name}": value for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.perf_counter() - started, 3)
-    from .cli_shared import write_json
-
     write_json(out / "report.json", report)
     return report
+
+
+def _check(args: argparse.Namespace, out: Path) -> None:
+    """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
+    from . import cli_frames, cli_inputs
+    from .backbones.loading import HUB
+    from .cli_hero_inputs import hero_settings, restore_settings
+
+    if args.tiny == bool(args.zero_model or args.hero_model) or (
+        not args.tiny and not (args.zero_model and args.hero_model)
+    ):
+        raise InputError("models: expected --tiny, or --zero-model together with --hero-model.")
+    cli_inputs.check_paths(args.video, args.reference, args.text_embedding, args.vae)
+    if not args.tiny and not args.hero_model.startswith(HUB):
+        cli_inputs.check_paths(args.hero_model)
+    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
+    if args.resume and out.is_dir() and any(out.iterdir()) and not (out / "zero").is_dir():
+        raise InputError(f"--resume: {out} holds no earlier `zero2hero edit`; choose its folder.")
+    blank: Any = SimpleNamespace(recommended={})  # what suits the model is in range
+    settings = hero_settings(args, blank)
+    restore_settings(args, blank).strength(0, len(settings.kinds))
+    clip = cli_inputs.open_clip(args, DIVISOR)
+    cli_frames.check_video(args, clip)
+    if unknown := set(args.evaluate_frames or ()) - set(clip.indices):
+        raise InputError(f"--evaluate-frames: frame {min(unknown)} is not a chosen frame.")
+
+
+@contextmanager
+def _advice(out: Path) -> Iterator[None]:
+    """Within the block, errors say how the whole edit goes on."""
+    how = "repeat the `zero2hero edit` command with --resume"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Zero2HeroError(f"interrupted; what is finished is kept in {out}; to go on, {how}.") from error
+    except Zero2HeroError as error:
+        text, part = str(error), "give the same command with --resume"
+        if not (out / "zero").is_dir():  # nothing has begun
+            raise
+        if part in text:
+            text = text.replace(part, how)
+        elif "--resume" not in text and "--overwrite" not in text:
+            text = f"{text.rstrip('.')}; what is finished is kept in {out}; to go on, {how}."
+        raise type(error)(text) from error
 
 
 class Edit:
@@ -104,6 +150,7 @@ class Edit:
         given = argparse.Namespace(**vars(self.args))
         given.out = str(self.out / folder) if folder else str(self.out)
         given.json = None
+        given.overwrite = not changes.get("resume")  # the folder is ours: a part that cannot be taken up begins anew
         for name, value in changes.items():
             setattr(given, name, value)
         return given
@@ -114,26 +161,33 @@ class Edit:
 
         blank = ["zero", "--tiny", "--video", "-", "--anchor", "0", "--reference", "-", "--out", "-"]
         defaults = vars(build_parser().parse_args(blank))
-        part = self._part(folder, **changes)
+        part = self._part(folder, resume=self._resumes(folder, "zero.json"), **changes)
         given = {name: value for name, value in vars(part).items() if name in defaults}
-        merged = defaults | given | {"model": self.args.zero_model, "dtype": "auto", "func": None, "codec": None}
-        merged |= {"video_name": "zero.mp4", "resume": self._resumes(folder, "zero.json")}
+        merged = defaults | given | {"model": self.args.zero_model, "dtype": "auto", "func": None}
+        merged |= {"video_name": "zero.mp4", "codec": None, "crf": None}
         return run_zero(argparse.Namespace(**merged))
 
     def _train(self, folders: list[str], target: str | None) -> dict[str, Any]:
         from .cli_hero_train import train
 
-        more = {"zero": folders, "zero_anchor": target, "also": [], "truth": None, "model": self.args.hero_model}
         resume = self._resumes("training", "train.json")
-        return train(self._part("training", dtype=None, resume=resume, **more))
+        more = {"zero": folders, "zero_anchor": target, "also": [], "truth": None, "resume": resume}
+        return train(self._part("training", **more, **self._hero()))
 
     def _restore(self, folders: list[str]) -> dict[str, Any]:
+        from .cli_frames import read_state
         from .cli_hero_restore import restore
+        from .cli_inputs import fingerprint
 
-        lora = [str(self.out / "training" / "hero_lora.safetensors")]
+        lora = self.out / "training" / "hero_lora.safetensors"
         resume = self._resumes("", "hero.json")
-        changes = {"zero": folders, "lora": lora, "model": self.args.hero_model, "dtype": None, "resume": resume}
-        return restore(self._part("", overwrite=True, **changes))
+        if resume:  # a training that went on has another LoRA now
+            resume = read_state(self.out / "hero.json").get("lora 0 sha256") == fingerprint(str(lora))
+        return restore(self._part("", zero=folders, lora=[str(lora)], resume=resume, **self._hero()))
+
+    def _hero(self) -> dict[str, Any]:
+        """Model of Hero-Stage; the size is that of the Zero-Stage frames."""
+        return {"model": self.args.hero_model, "dtype": None, "size": None}
 
     def _resumes(self, folder: str, state: str) -> bool:
         return bool(self.args.resume) and (self.out / folder / state).exists()

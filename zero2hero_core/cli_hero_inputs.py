@@ -13,7 +13,7 @@ from .backbones.dit import DiTBackbone
 from .backbones.dit_restore import RestoreSettings
 from .checks import InputError
 from .cli_frames import FRAMES
-from .cli_inputs import Clip, note, open_clip, pick_device
+from .cli_inputs import Clip, fingerprint, note, open_clip, pick_device
 from .hero_training import HeroSettings
 from .resize import resize_frames
 from .video import read_image
@@ -47,27 +47,31 @@ def hero_settings(args: argparse.Namespace, backbone: DiTBackbone) -> HeroSettin
     given: dict[str, Any] = {
         "rank": args.rank,
         "learning_rate": args.learning_rate,
+        "decay": args.decay,
+        "batch": args.pairs,
         "draws": args.draws,
+        "crop": args.crop,
+        "light": args.light,
         "steps": args.train_steps,
     }
-    chosen = {name: backbone.recommended.get(name) if value is None else value for name, value in given.items()}
-    return HeroSettings(
+    return HeroSettings.suited(
+        backbone.recommended,
+        **{name: value for name, value in given.items() if value is not None},
         mode=args.mode,
         alpha=args.alpha,
         layers=tuple(args.lora_layers),
-        batch=args.pairs,
         optimiser=args.optimiser,
         checkpointing=args.checkpointing,
         seed=args.train_seed,
-        **{name: value for name, value in chosen.items() if value is not None},
     )
 
 
 def restore_settings(args: argparse.Namespace, backbone: DiTBackbone) -> RestoreSettings:
     """Sampling settings, in the same order of preference."""
-    default = RestoreSettings.num_inference_steps
-    return RestoreSettings(
-        num_inference_steps=args.sample_steps or backbone.recommended.get("num_inference_steps", default),
+    given = {"num_inference_steps": args.sample_steps, "samples": args.samples}
+    return RestoreSettings.suited(
+        backbone.recommended,
+        **{name: value for name, value in given.items() if value is not None},
         guidance_scale=args.hero_guidance,
         seed=args.noise_seed,
         strengths=tuple(args.strength),
@@ -141,7 +145,11 @@ def open_hero_clip(args: argparse.Namespace, zero: ZeroFrames, notes: list[str],
         given.size = zero.size_hw
     if "anchor" not in vars(given):
         given.anchor = given.start
+    if (policy := zero.state.get("policy", args.policy)) != args.policy:
+        raise InputError(f"--policy: expected {policy}, as for `zero2hero zero`, got {args.policy}.")
     clip = open_clip(given, multiple)
+    if zero.state.get("video sha256", digest := fingerprint(args.video)) != digest:
+        note(notes, "the Zero-Stage frames were made from another file than --video")
     if zero.size_hw not in (None, clip.size_hw):
         h, w = clip.size_hw
         note(notes, f"the Zero-Stage frames are resized to {w} x {h}")

@@ -43,8 +43,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--lora-layers", nargs="+", default=(), metavar="L", help="some of q k v out (default: all)")
     group.add_argument("--train-steps", type=whole(1), metavar="N", help="steps of training")
     group.add_argument("--learning-rate", type=float, metavar="X")
-    group.add_argument("--pairs", type=whole(1), default=1, metavar="N", help="training pairs per step")
+    group.add_argument("--decay", action=argparse.BooleanOptionalAction, help="let the learning rate fall to zero")
+    group.add_argument("--pairs", type=whole(1), metavar="N", help="training pairs per step")
     group.add_argument("--draws", type=whole(1), metavar="N", help="noise levels per pair and step")
+    group.add_argument("--crop", type=float, metavar="X", help="share of the sides that a step sees, 0.1 to 1")
+    group.add_argument("--light", type=float, metavar="X", help="show the pair in other lights too; 0: off, 1: usual")
     group.add_argument("--optimiser", choices=("adamw", "adamw8bit"), default="adamw")
     group.add_argument("--checkpointing", action="store_true", help="less memory, about a third slower")
     group.add_argument("--train-seed", type=whole(0), default=0, metavar="N", help="of the training")
@@ -66,6 +69,9 @@ def add_restore_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--hero-guidance", type=float, default=3.5, metavar="G", help="what the model's guidance input is"
+    )
+    group.add_argument(
+        "--samples", type=whole(1, 64), metavar="N", help="average of N samples (default: what suits the model, else 1)"
     )
     group.add_argument("--strength", type=float, nargs="+", default=(1.0,), metavar="X", help="of each condition")
     group.add_argument("--noise-seed", type=whole(0), default=0, metavar="N", help="of the starting noise")

@@ -33,9 +33,11 @@ from .cli_inputs import Clip
 from .cli_shared import progress, say, write_json
 from .hero_memory import ModelSize, estimate_training
 from .hero_stage import HeroStage
-from .hero_training import ClipLatents, HeroSettings, HeroTrainer, training_pairs
-from .hero_training_run import LORA, PLOT, Evaluation, RunSettings, TrainingRun
+from .hero_training import MODES, ClipLatents, HeroSettings, HeroTrainer, training_pairs
+from .hero_training_run import LORA, PLOT, STATE, Evaluation, RunSettings, TrainingRun
 from .memory_batches import is_out_of_memory
+from .relight import VARIANTS, light_variants
+from .resize import resize_frames
 from .video import open_frames
 
 RUN_STATE = "train.json"
@@ -66,17 +68,20 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     settings = hero_settings(args, backbone)
     clip = open_hero_clip(args, zero, notes, backbone.multiple)
     material = _read_material(args, clip, zero, notes)
-    _say_memory(args, backbone, settings, clip)
     state = _state_of(args, backbone, settings, clip)
-    _begin(args, out, state)
+    _check_state(args, out, state)
+    _say_memory(args, backbone, settings, clip)
     try:
-        run, done = _train(args, out, backbone, settings, material, state)
-    except RuntimeError as error:
+        run = _prepare(args, out, backbone, settings, material, state)
+        _begin(args, out, state)
+        done = _train(args, run)
+    except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
+        again = "start again with --overwrite" if (out / STATE).exists() else "give the same command with --resume"
         raise Zero2HeroError(
             "out of memory while training: lower it with --checkpointing, --weights fp8 or nf4, a smaller --rank, "
-            "--size or --draws; what is saved can be taken up with --resume."
+            f"--size or --draws, and {again}."
         ) from error
     report = _report(args, out, run, done, notes) | {"state": state}
     report["seconds"]["total"] = round(time.perf_counter() - started, 3)
@@ -92,9 +97,9 @@ def _read_material(args: argparse.Namespace, clip: Clip, zero: ZeroFrames, notes
     for index, path in sorted(paths.items()):
         cli_inputs.check_paths(path)
         if index != args.anchor:
-            anchors[index] = _original(args, index, clip)
+            anchors[index] = _original(args.video, index, clip)
         references[index] = cli_inputs.read_reference(path, clip, notes)
-    if "zero" in hero_kinds(args.mode):
+    if "zero" in MODES[args.mode]:
         zero.need(sorted(references))
     known = {index: number for number, index in enumerate(clip.indices)}
 
@@ -107,15 +112,10 @@ def _read_material(args: argparse.Namespace, clip: Clip, zero: ZeroFrames, notes
     return _Material(clip, zero, references, original, target)
 
 
-def hero_kinds(mode: str) -> tuple[str, ...]:
-    """What the conditions of a mode show."""
-    return HeroSettings(mode=mode).kinds
-
-
-def _original(args: argparse.Namespace, index: int, clip: Clip) -> torch.Tensor:
-    given = argparse.Namespace(**vars(args))
-    given.anchor, given.size = index, clip.size_hw
-    return cli_inputs.open_clip(given, 16).anchor
+def _original(video: str, index: int, clip: Clip) -> torch.Tensor:
+    """A frame of the clip, chosen or not."""
+    with cli_inputs.start_is("--also"), open_frames(video, start=index, maximum=1, multiple=1) as source:
+        return resize_frames(source.frames([0]), clip.size_hw, clip.policy)[0]
 
 
 def _say_memory(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> None:
@@ -135,7 +135,7 @@ def _say_memory(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroS
 
 
 def _state_of(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> dict[str, Any]:
-    """What the LoRA is made of. Two runs with equal states give equal weights."""
+    """What the LoRA is made of. Two runs with equal states give equal weights after equally many steps."""
     height, width = clip.size_hw
     files = {name: cli_inputs.fingerprint(getattr(args, name)) for name in ("video", "reference", "truth")}
     for number, folder in enumerate(args.zero):
@@ -156,24 +156,28 @@ def _state_of(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSet
         "frames": clip.indices,
         "size": [width, height],
         "policy": clip.policy,
-        **asdict(settings),
+        **{name: value for name, value in asdict(settings).items() if name != "steps"},  # a run may be made longer
         **{f"{name} sha256": digest for name, digest in files.items()},
     }
 
 
-def _begin(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
-    state_file = out / RUN_STATE
-    if args.resume and state_file.exists():
-        check_same(read_state(state_file), state)
-        return
-    if args.resume and out.is_dir() and any(out.iterdir()):
+def _check_state(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
+    """Raise `InputError` when a run cannot be resumed; writes nothing. Without a checkpoint, it may change."""
+    if args.resume and (out / STATE).exists():
+        check_same(read_state(out / RUN_STATE), state)
+    elif args.resume and out.is_dir() and any(out.iterdir()) and not (out / RUN_STATE).exists():
         raise InputError(f"--resume: {out} holds no {RUN_STATE} of an earlier run; choose its folder.")
+
+
+def _begin(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
+    if args.resume and (out / STATE).exists():
+        return
     out.mkdir(parents=True, exist_ok=True)
-    for name in ("state.pt", LORA, PLOT, "log.csv", REPORT):  # what is old goes before the new state comes
+    for name in (STATE, LORA, PLOT, "log.csv", REPORT):  # what is old goes before the new state comes
         (out / name).unlink(missing_ok=True)
     for sample in (out / "samples").glob("step_*.png"):
         sample.unlink()
-    write_json(state_file, json.loads(json.dumps(state)))
+    write_json(out / RUN_STATE, json.loads(json.dumps(state)))
 
 
 @contextmanager
@@ -199,15 +203,15 @@ def _asked_to_stop() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def _train(
+def _prepare(
     args: argparse.Namespace,
     out: Path,
     backbone: DiTBackbone,
     settings: HeroSettings,
     material: _Material,
     state: dict[str, Any],
-) -> tuple[TrainingRun, int]:
-    """Train to the end; returns the run and the step it began at."""
+) -> TrainingRun:
+    """Everything up to the first step, so that bad input is refused before anything is written."""
     trainer = HeroTrainer(backbone, training_pairs(settings.mode, _latents(backbone, settings, material)), settings)
     height, width = material.clip.size_hw
     metadata = HeroMetadata.of(
@@ -222,20 +226,18 @@ def _train(
     )
     evaluation = _evaluation(args, stage, material)
     options = RunSettings(args.save_every, args.evaluate_every, args.patience)
+    return TrainingRun(trainer, out, metadata, evaluation, options)
+
+
+def _train(args: argparse.Namespace, run: TrainingRun) -> int:
+    """Train to the end; returns the step it began at."""
+    done = run.resume() if args.resume else 0
     with _asked_to_stop() as stop, progress(args) as bar:
-        task = bar.add_task("training", total=settings.total)
-        run = TrainingRun(
-            trainer,
-            out,
-            metadata,
-            evaluation,
-            options,
-            stop=stop,
-            progress=lambda step, loss: bar.update(task, completed=step, description=f"training, loss {loss:.3f}"),
-        )
-        done = run.resume() if args.resume else 0
+        task = bar.add_task("training", total=run.trainer.settings.total, completed=done)
+        run.stop = stop
+        run.progress = lambda step, loss: bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
         run.run()
-    return run, done
+    return done
 
 
 @torch.no_grad()
@@ -249,7 +251,16 @@ def _latents(backbone: DiTBackbone, settings: HeroSettings, material: _Material)
     wanted = material.clip.indices if material.zero_target is not None else anchors
     zero = {i: material.zero.read(i, size) for i in anchors} if "zero" in settings.kinds else {}
     target = {} if material.zero_target is None else {i: material.zero_target.read(i, size) for i in wanted}
+    lit = {}
+    if settings.light and "frame" in settings.kinds:
+        for index, reference in material.references.items():
+            variants = light_variants(
+                material.originals(index), reference, VARIANTS, settings.light, settings.seed + index
+            )
+            frames, edits = (torch.cat([backbone.encode(p[None]).cpu() for p in part]) for part in variants)
+            lit[index] = (frames, edits)
     return ClipLatents(
+        lit=lit,
         references=encode(material.references),
         zero=encode(zero),
         frames=encode({i: material.originals(i) for i in {*wanted, *anchors}}),
@@ -267,16 +278,16 @@ def _evaluation(args: argparse.Namespace, stage: HeroStage, material: _Material)
         raise InputError(f"--evaluate-frames: frame {unknown[0]} is not a chosen frame with a Zero-Stage result.")
     truths = {}
     if args.truth:
-        source = open_frames(args.truth, multiple=1)
-        if len(source) != len(clip.indices):
-            raise InputError(
-                f"--truth {args.truth}: expected {len(clip.indices)} frames, one per chosen frame, got {len(source)}."
-            )
-        for index in asked:
-            fitted = clip.fit(source.frames([clip.indices.index(index)]))
-            if fitted is None:
-                raise InputError(f"--truth {args.truth}: expected the clip's aspect ratio.")
-            truths[index] = fitted[0]
+        with open_frames(args.truth, multiple=1) as source:
+            if len(source) != (count := len(clip.indices)):
+                raise InputError(
+                    f"--truth {args.truth}: expected {count} frames, one per chosen frame, got {len(source)}."
+                )
+            for index in asked:
+                fitted = clip.fit(source.frames([clip.indices.index(index)]))
+                if fitted is None:
+                    raise InputError(f"--truth {args.truth}: expected the clip's aspect ratio.")
+                truths[index] = fitted[0]
 
     def restore(indices: list[int]) -> torch.Tensor:
         pictures = []

@@ -148,8 +148,8 @@ def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
 
 
 @contextmanager
-def _start_is(option: str) -> Iterator[None]:
-    """Within the block, errors about `start` are about this option."""
+def start_is(option: str) -> Iterator[None]:
+    """Within the block, errors of `open_frames` about `start` are about this option."""
     try:
         yield
     except InputError as error:
@@ -161,9 +161,9 @@ def _start_is(option: str) -> Iterator[None]:
 def open_clip(args: argparse.Namespace, multiple: int, wanted: Sequence[int] | None = None) -> Clip:
     """The frames that the arguments choose (or `wanted`, sorted), sides a multiple of `multiple`, and the anchor."""
     size = args.size or (TINY_SIZE if args.tiny else None)
-    with _start_is("--anchor"):
+    with start_is("--anchor"):
         original = open_frames(args.video, start=args.anchor, maximum=1, multiple=1)
-    with _start_is("--frames" if wanted else "--start"):
+    with start_is("--frames" if wanted else "--start"):
         start, stop = (wanted[0], wanted[-1] + 1) if wanted else (args.start, args.stop)
         source = open_frames(
             args.video,

@@ -18,6 +18,9 @@ def add_parser(subparsers: Any) -> None:
     train = commands.add_parser("train", help="render scenes and train the tiny models from a seed")
     train.add_argument("--out", type=Path, required=True, help="folder for the weights")
     train.add_argument(
+        "--part", choices=("unet", "dit"), default="unet", help="the UNet of Zero-Stage or the DiT of Hero-Stage"
+    )
+    train.add_argument(
         "--work",
         type=Path,
         default=Path("runs/tiny"),
@@ -64,6 +67,8 @@ def add_parser(subparsers: Any) -> None:
 def run_train(args: argparse.Namespace) -> dict[str, Any]:
     """Train; returns the recipe and the last line of the curve."""
     from .cli_inputs import pick_device
+    from .tiny.dit import dit_metadata
+    from .tiny.dit_train import scaled_dit_recipe, train_dit
     from .tiny.model import weights_metadata
     from .tiny.train import scaled_recipe, train
 
@@ -71,10 +76,19 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"--clips, --scale: expected at least one clip and a scale above 0, got {args.clips}, {args.scale:g}."
         )
-    device = pick_device(args.device)
-    recipe = scaled_recipe(seed=args.seed, clips=args.clips, scale=args.scale)
-    train(recipe, args.work, args.out, device=str(device), log=lambda line: cli_shared.say(args, line))
-    return {"command": "tiny train", "out": str(args.out), **weights_metadata(args.out)}
+    device = str(pick_device(args.device))
+    chosen: dict[str, Any] = {"seed": args.seed, "clips": args.clips, "scale": args.scale}
+
+    def log(line: str) -> None:
+        cli_shared.say(args, line)
+
+    if args.part == "dit":
+        train_dit(scaled_dit_recipe(**chosen), args.work, args.out, device=device, log=log)
+        described = dit_metadata(args.out)
+    else:
+        train(scaled_recipe(**chosen), args.work, args.out, device=device, log=log)
+        described = weights_metadata(args.out)
+    return {"command": "tiny train", "part": args.part, "out": str(args.out), **described}
 
 
 def run_evaluate(args: argparse.Namespace) -> dict[str, Any]:

@@ -45,7 +45,6 @@ class Pass:
         rank: of the LoRA that is on, 0 for none. Condition passes have one, and hand their keys and values out, where
             these are counted.
         value: bytes of a number, 2 or 4.
-        fused_attention: False where attention is written out (training on a CPU), which keeps all scores.
     """
 
     image: int
@@ -53,7 +52,6 @@ class Pass:
     appended: int = 0
     rank: int = 0
     value: int = 2
-    fused_attention: bool = True
 
     @property
     def tokens(self) -> int:
@@ -116,9 +114,7 @@ def _kept_by_attention(size: ModelSize, run: Pass, *, value_is_kept: bool) -> in
     total = n * d * c  # query
     if not run.rank:
         total += keys * d * c + (0 if value_is_kept and not run.appended else keys * d * c)
-    if run.fused_attention:
-        return total + n * d * c + n * size.heads * _FLOAT32  # its result, and a number per row and head
-    return total + size.heads * n * keys * c
+    return total + n * d * c + n * size.heads * _FLOAT32  # its result, and a number per row and head
 
 
 def kept_by_pass(size: ModelSize, run: Pass, *, checkpointing: bool) -> int:
@@ -141,14 +137,18 @@ def _working_set(size: ModelSize, run: Pass, weights: str, *, backward: bool) ->
     return sides * (n * widest + 2 * (n + run.appended) * d) * c + 3 * n * d * _FLOAT32 + unpacked
 
 
-def _checked(size: ModelSize, weights: str, conditions: int, **counts: int) -> int:
+def _checked(weights: str, float32: bool, conditions: int, **counts: int) -> int:
     """Bytes of a number that is computed with. Raises: InputError for values outside their range."""
     if weights not in BYTES:
         raise InputError(f"weights: expected {', '.join(BYTES)}, got {weights!r}.")
     check_range("conditions", conditions, 0, 100)
     for name, value in counts.items():
         check_range(name, value, 1, 10**6)
-    return 4 if weights == "fp32" else 2
+    return 4 if float32 or weights == "fp32" else 2
+
+
+def _context(device: str) -> tuple[tuple[str, int], ...]:
+    return () if device == "cpu" else (("CUDA context and allocator (assumed)", CONTEXT),)
 
 
 def _title(
@@ -170,26 +170,28 @@ def estimate_training(
     batch: int = 1,
     draws: int = 1,
     condition_resolution: int | tuple[int, int] | None = None,
-    fused_attention: bool = True,
+    device: str = "cuda",
+    float32: bool = False,
 ) -> MemoryEstimate:
     """Memory at the peak of a training step: in the backward pass of the noise tokens, while the conditions' wait.
 
     Args:
         resolution: pixels, a side or (height, width); condition_resolution: None is the same.
         rank: of each condition's LoRA, on all its layers.
-        weights: "fp32" (computed in float32), "bf16", "fp8" or "nf4" (computed in bfloat16).
+        weights: "fp32", "bf16", "fp8" or "nf4"; computed in bfloat16 unless they are fp32.
         optimiser: "adamw" (float32 states) or "adamw8bit".
         batch, draws: pairs a step, and noise levels a pair.
-        fused_attention: see `Pass`.
+        device: "cpu" has no CUDA context.
+        float32: computed in float32 although the weights are stored small, as on a CPU.
 
     Raises: InputError for values outside their range.
     """
     if optimiser not in OPTIMISERS:
         raise InputError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {optimiser!r}.")
-    c = _checked(size, weights, conditions, rank=rank, batch=batch, draws=draws)
+    c = _checked(weights, float32, conditions, rank=rank, batch=batch, draws=draws)
     seen, rows = size.tokens(condition_resolution or resolution), batch * draws
-    noise = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c, fused_attention)
-    shown = Pass(seen, 1, 0, rank, c, fused_attention)
+    noise = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
+    shown = Pass(seen, 1, 0, rank, c)
     lora = conditions * size.lora_parameters(rank)
     keys_values = conditions * size.blocks * 2 * seen * size.width * c
     kept = rows * kept_by_pass(size, noise, checkpointing=checkpointing)
@@ -208,7 +210,7 @@ def estimate_training(
         widest = max((rows if run is noise else batch) * kept_by_block(size, double, run) for run, double in blocks)
         parts.append(("one block, recomputed", widest))
     working = rows * _working_set(size, noise, weights, backward=True)
-    parts += [("working set of one operation", working), ("CUDA context and allocator (assumed)", CONTEXT)]
+    parts += [("working set of one operation", working), *_context(device)]
     return MemoryEstimate(_title(size, "training", resolution, weights, conditions, rank), tuple(parts))
 
 
@@ -221,9 +223,11 @@ def estimate_restoring(
     conditions: int = 2,
     frames: int = 1,
     condition_resolution: int | tuple[int, int] | None = None,
+    device: str = "cuda",
+    float32: bool = False,
 ) -> MemoryEstimate:
     """Memory at the peak of sampling a batch of `frames`; other arguments as for `estimate_training`."""
-    c = _checked(size, weights, conditions, rank=rank, frames=frames)
+    c = _checked(weights, float32, conditions, rank=rank, frames=frames)
     seen = size.tokens(condition_resolution or resolution)
     run = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
     parts = (
@@ -231,6 +235,6 @@ def estimate_restoring(
         ("LoRA (float32)", _FLOAT32 * conditions * size.lora_parameters(rank)),
         ("keys and values of the conditions", frames * conditions * size.blocks * 2 * seen * size.width * c),
         ("working set of one block", frames * _working_set(size, run, weights, backward=False)),
-        ("CUDA context and allocator (assumed)", CONTEXT),
+        *_context(device),
     )
     return MemoryEstimate(_title(size, "restoring", resolution, weights, conditions, rank), parts)

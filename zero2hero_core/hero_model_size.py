@@ -61,8 +61,11 @@ class ModelSize:
         check_range("model size: text_tokens", self.text_tokens, 1, 10**6)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], *, name: str = "", text_tokens: int = 512) -> ModelSize:
-        """Sizes from the configuration of diffusers' `FluxTransformer2DModel` or `Flux2Transformer2DModel`.
+    def from_config(
+        cls, config: Mapping[str, Any], *, name: str = "", text_tokens: int = 512, cell: int = 16
+    ) -> ModelSize:
+        """Sizes from the configuration of diffusers' `FluxTransformer2DModel` or `Flux2Transformer2DModel`, which knows
+        neither the prompt nor the autoencoder, hence `text_tokens` and `cell`.
 
         Raises: InputError when it is of another class.
         """
@@ -82,6 +85,7 @@ class ModelSize:
                 0 if flux2 else int(config["pooled_projection_dim"]),
                 bool(config.get("guidance_embeds", False)),
                 text_tokens,
+                cell,
             )
         except KeyError as error:
             raise InputError(

@@ -9,8 +9,8 @@ the autoencoder takes no part here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from .backbones.dit import DiTBackbone
 from .backbones.dit_restore import run_conditions
 from .backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
 from .checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
+from .condition_tokens import pack_latents, unpack_latents
 from .flow_schedule import mix_noise
 
 # mode -> what its conditions show (paper, Table 1)
@@ -31,12 +32,16 @@ MODES: dict[str, tuple[str, ...]] = {
     "tgt-ref": ("frame",),
 }
 OPTIMISERS = ("adamw", "adamw8bit")
+STATE_PARTS = ("settings", "lora", "optimiser", "random", "done")
 
 
 @dataclass(frozen=True)
 class HeroSettings:
     """Settings of a training; the defaults are the authors' but for the rank.
 
+    crop: share of the sides that a step sees, at a random place; 1 is the whole picture, less is faster and makes more
+    of one pair. flip: mirror half of the steps. light: strength of `relight` on pairs that show the frame, 0 for none.
+    decay: let the learning rate fall to zero along a cosine; the authors keep it constant.
     mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
     conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
     the condition passes are shared by them. guidance_scale: what the guidance embedding is told in training.
@@ -49,7 +54,11 @@ class HeroSettings:
     steps: int | None = None
     batch: int = 1
     draws: int = 1
+    crop: float = 1.0
+    flip: bool = False
+    light: float = 0.0
     learning_rate: float = 1e-4
+    decay: bool = False
     weight_decay: float = 1e-4
     clip_norm: float = 1.0
     guidance_scale: float = 1.0
@@ -63,14 +72,23 @@ class HeroSettings:
         if self.optimiser not in OPTIMISERS:
             raise InputError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {self.optimiser!r}.")
         check_range("rank", self.rank, 1, 4096)
+        assert self.spec  # checks alpha and layers
         check_range("steps", self.total, 1, 1_000_000)
         check_range("batch", self.batch, 1, 1024)
         check_range("draws", self.draws, 1, 1024)
+        check_range("crop", self.crop, 0.1, 1)
+        check_range("light", self.light, 0, 10)
         check_range("learning rate", self.learning_rate, 0, 1)
         check_range("weight decay", self.weight_decay, 0, 1)
         check_range("gradient clip", self.clip_norm, 0, math.inf)
         check_range("guidance", self.guidance_scale, 0, 100)
         check_range("seed", self.seed, 0, 2**63 - 1)
+
+    @classmethod
+    def suited(cls, advice: Mapping[str, Any], **given: Any) -> HeroSettings:
+        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults."""
+        names = {known.name for known in fields(cls)}
+        return cls(**{name: value for name, value in advice.items() if name in names} | given)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -101,13 +119,15 @@ class ClipLatents:
     """Packed latents (1, C, h, w) that the modes draw their pairs from (paper, Table 1).
 
     references: anchor index -> its edit. zero: frame index -> I_ref(k). frames: index -> original frame. zero_target:
-    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only).
+    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only). lit: anchor index
+    -> the frame and its edit under other lights (`relight.light_variants`), (M, C, h, w) each.
     """
 
     references: dict[int, torch.Tensor]
     zero: dict[int, torch.Tensor]
     frames: dict[int, torch.Tensor]
     zero_target: dict[int, torch.Tensor]
+    lit: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
 
 
 def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
@@ -127,6 +147,11 @@ def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
         shown = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
         conditions = tuple(need(*shown[kind], index) for kind in MODES[mode])
         pairs.append(TrainingPair(conditions, reference))
+        if "frame" in MODES[mode] and index in clip.lit:
+            place = MODES[mode].index("frame")
+            for frame, edit in zip(*clip.lit[index], strict=True):
+                shown_lit = (*conditions[:place], frame[None], *conditions[place + 1 :])
+                pairs.append(TrainingPair(shown_lit, edit[None]))
     if mode == "implicit":
         if not clip.zero_target:
             raise InputError(
@@ -144,7 +169,8 @@ class HeroTrainer:
 
     Args:
         pairs: the training set, all of one size; drawn from at random.
-    Raises: ShapeError when sizes differ.
+    Raises: ShapeError when sizes differ; InputError without pairs or without what the optimiser needs. The model is
+        unchanged then.
     """
 
     def __init__(self, backbone: DiTBackbone, pairs: Sequence[TrainingPair], settings: HeroSettings):
@@ -152,7 +178,11 @@ class HeroTrainer:
         _check_pairs(self.pairs, backbone, len(settings.kinds))
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.lora = HeroLoRA(backbone, len(settings.kinds), settings.spec, generator=self.generator)
-        self.optimiser = _optimiser(settings, self.lora.parameters())
+        try:
+            self.optimiser = _optimiser(settings, self.lora.parameters())
+        except InputError:
+            self.lora.remove()
+            raise
         self.done = 0
         checkpoint_blocks(backbone, self.lora, settings.checkpointing)
 
@@ -161,7 +191,7 @@ class HeroTrainer:
         settings = self.settings
         state = self.generator.get_state()
         chosen = torch.randint(len(self.pairs), (settings.batch,), generator=self.generator).tolist()
-        rows = [self.pairs[i] for i in chosen]
+        rows = [self._view(self.pairs[i]) for i in chosen]
         device = self.backbone.device
         target = torch.cat([row.target for row in rows]).to(device).repeat_interleave(settings.draws, 0)
         sigma = torch.rand(len(target), generator=self.generator)
@@ -186,23 +216,48 @@ class HeroTrainer:
                 f"step {self.done + 1}: the {what} is not a number; use a lower learning rate, or bfloat16 or float32 "
                 "instead of float16"
             )
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
         return value
 
+    def rate(self) -> float:
+        """Learning rate of the next step."""
+        share = self.done / self.settings.total
+        return self.settings.learning_rate * (0.5 * (1 + math.cos(math.pi * share)) if self.settings.decay else 1.0)
+
+    def _view(self, pair: TrainingPair) -> TrainingPair:
+        """A random crop of a pair, mirrored or not, as the settings say."""
+        share, flips = self.settings.crop, self.settings.flip
+        if share == 1 and not flips:
+            return pair
+        h, w = pair.target.shape[-2:]
+        high, wide = max(1, round(h * share)), max(1, round(w * share))
+        y = int(torch.randint(h - high + 1, (), generator=self.generator))
+        x = int(torch.randint(w - wide + 1, (), generator=self.generator))
+        mirrored = flips and float(torch.rand((), generator=self.generator)) < 0.5
+
+        def cut(packed: torch.Tensor) -> torch.Tensor:
+            part = packed[..., y : y + high, x : x + wide]
+            return pack_latents(unpack_latents(part).flip(-1)) if mirrored else part
+
+        return TrainingPair(tuple(cut(packed) for packed in pair.conditions), cut(pair.target))
+
     def save(self, path: Path) -> None:
-        """Whole state, for `load`, through a temporary file."""
+        """Whole state, for `load`, through a temporary file. Raises: Zero2HeroError when it cannot be written."""
         part = path.with_name(path.name + ".part")
-        state = {
-            "settings": _plain(self.settings),
-            "lora": self.lora.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "random": self.generator.get_state(),
-            "done": self.done,
-        }
-        torch.save(state, part)
-        part.replace(path)
+        lora, optimiser = self.lora.state_dict(), self.optimiser.state_dict()
+        values = (_plain(self.settings), lora, optimiser, self.generator.get_state(), self.done)
+        state = dict(zip(STATE_PARTS, values, strict=True))
+        try:
+            torch.save(state, part)
+            part.replace(path)
+        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError, also for a full disk
+            raise Zero2HeroError(f"{path}: cannot be written ({error}); free some space on the disk.") from error
+        finally:
+            part.unlink(missing_ok=True)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state, with the result of an unbroken run.
@@ -211,18 +266,19 @@ class HeroTrainer:
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            settings = state["settings"]
+            settings, lora, optimiser, random, done = (state[name] for name in STATE_PARTS)
         except Exception as error:  # torch.load raises many kinds for damaged files
             raise InputError(f"{path}: cannot be read ({type(error).__name__}); start again.") from error
         now = _plain(self.settings)
-        different = [name for name in now if name != "steps" and settings.get(name) != now[name]]
+        free = () if self.settings.decay else ("steps",)  # a decaying rate depends on where it ends
+        different = [name for name in now if name not in free and settings.get(name) != now[name]]
         if different:
             values = ", ".join(f"{name} ({settings.get(name)} before, {now[name]} now)" for name in different)
             raise InputError(f"{path}: the state of another training: {values}; give equal settings or start again.")
-        self.lora.load_state_dict(state["lora"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.generator.set_state(state["random"])
-        self.done = state["done"]
+        self.lora.load_state_dict(lora)
+        self.optimiser.load_state_dict(optimiser)
+        self.generator.set_state(random)
+        self.done = done
 
     def close(self) -> None:
         """Take the adapters off the model again."""

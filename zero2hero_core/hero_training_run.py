@@ -40,8 +40,8 @@ class Evaluation:
     """Frames to restore now and then.
 
     restore: indices -> restored frames (B, 3, H, W). anchor: index and reference (3, H, W): always measured. truths:
-    index -> true frame, where known. zero: index -> Zero-Stage result of the frames with truth, measured once for
-    comparison. shown: further frames of the sample pictures.
+    index -> true frame, where known. zero: index -> Zero-Stage result of the frames with truth, measured for comparison
+    where all of them are there. shown: further frames of the sample pictures.
     """
 
     restore: Callable[[list[int]], torch.Tensor]
@@ -78,30 +78,45 @@ class TrainingRun:
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.stopped_early = False
         self.saved = -1  # step of the last checkpoint
+        self.earlier = 0.0  # seconds of training before this run was resumed
 
     def resume(self) -> int:
         """Go on from the folder's checkpoint, if there is one; returns its step."""
-        if (self.folder / STATE).exists():
-            self.trainer.load(self.folder / STATE)
-            self.saved = self.trainer.done
-            self.log.truncate(self.trainer.done)
-            if self.early is not None:  # what the evaluations said is in the log
-                for row in self.log.rows():
-                    if (value := row.get("psnr_truth", row.get("psnr_anchor"))) is not None and row["step"] > 0:
-                        self.stopped_early = self.early.update(value)
+        if not (self.folder / STATE).exists():
+            self.log.truncate(-1)  # of a run that ended before its first checkpoint
+            return 0
+        self.trainer.load(self.folder / STATE)
+        self.saved = self.trainer.done
+        self.log.truncate(self.trainer.done)
+        rows = self.log.rows()
+        self.earlier = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        if self.early is not None:  # what the evaluations said is in the log
+            for row in rows:
+                value = row.get("psnr_truth", row.get("psnr_anchor"))
+                if value is not None and row["step"] > 0 and row["step"] % self.settings.evaluate_every == 0:
+                    self.stopped_early = self.early.update(value)
         return self.trainer.done
 
     def run(self) -> None:
         """Train to the end. Raises: Zero2HeroError when stopped or the loss is no number; the checkpoint is kept."""
+        try:
+            self._run()
+        except KeyboardInterrupt as error:
+            raise Zero2HeroError(
+                f"interrupted; {self._kept()}; to go on, give the same command with --resume."
+            ) from error
+
+    def _run(self) -> None:
         trainer, settings = self.trainer, self.settings
         self.folder.mkdir(parents=True, exist_ok=True)
-        if trainer.done == 0:
+        if trainer.done == 0 and self.saved < 0:
             self._evaluate(None)
         while trainer.done < trainer.settings.total and not self.stopped_early:
             if self.stop():
                 self.save()
                 raise Zero2HeroError(
-                    f"stopped at step {trainer.done} of {trainer.settings.total}; {self._resume_hint()}"
+                    f"stopped at step {trainer.done} of {trainer.settings.total}; {self._kept()}; to go on, give the "
+                    "same command with --resume."
                 )
             loss = self._step()
             last = trainer.done == trainer.settings.total
@@ -118,18 +133,20 @@ class TrainingRun:
         try:
             loss = self.trainer.step()
         except Zero2HeroError as error:
-            kept = f"the checkpoint of step {self.saved} and its LoRA are kept in {self.folder}"
-            raise Zero2HeroError(f"{error}; {kept if self.saved >= 0 else 'nothing has been saved yet'}.") from error
+            raise Zero2HeroError(f"{error}; {self._kept()}.") from error
         self.seconds["train"] += time.perf_counter() - started
         if self.progress:
             self.progress(self.trainer.done, loss)
         return loss
 
     def _known(self) -> dict[str, float]:
-        return {"learning_rate": self.trainer.settings.learning_rate, "seconds": self.seconds["train"]}
+        rate = self.trainer.optimiser.param_groups[0]["lr"]
+        return {"learning_rate": rate, "seconds": self.earlier + self.seconds["train"]}
 
-    def _resume_hint(self) -> str:
-        return f"step {self.saved} is saved in {self.folder}; to go on, give the same command with --resume."
+    def _kept(self) -> str:
+        if self.saved < 0:
+            return "nothing has been saved yet"
+        return f"the checkpoint of step {self.saved} and its LoRA are kept in {self.folder}"
 
     def save(self) -> None:
         """Write the LoRA, then the checkpoint that a resumed run starts from."""
@@ -151,11 +168,14 @@ class TrainingRun:
         pictures = dict(zip(indices, asked.restore(indices), strict=True))
         for picture in pictures.values():
             if not bool(torch.isfinite(picture).all()):
-                raise Zero2HeroError(f"step {trainer.done}: the restored pictures hold values that are no numbers.")
+                raise Zero2HeroError(
+                    f"step {trainer.done}: the restored pictures hold values that are no numbers; {self._kept()}."
+                )
         values = {"psnr_anchor": _mean_psnr([pictures[index]], [reference])}
         if asked.truths:
             values["psnr_truth"] = _mean_psnr([pictures[i] for i in asked.truths], list(asked.truths.values()))
-            values["psnr_zero"] = _mean_psnr([asked.zero[i] for i in asked.truths], list(asked.truths.values()))
+            if all(i in asked.zero for i in asked.truths):
+                values["psnr_zero"] = _mean_psnr([asked.zero[i] for i in asked.truths], list(asked.truths.values()))
         self.log.append(trainer.done, loss=loss, **self._known(), **values)
         self._write_samples(pictures)
         if self.early is not None and trainer.done:

@@ -89,7 +89,7 @@ class DiTBackbone:
         codec: pictures <-> packed latents; None when only latents are worked on.
         text: default text embedding.
         recommended: what suits the model where the user says nothing ("rank", "learning_rate", "draws", "steps",
-            "num_inference_steps").
+            "num_inference_steps", "samples" ...).
     """
 
     multiple = 16  # sides of pictures: the autoencoder's cell of 8 pixels, packed 2 x 2

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from itertools import pairwise
+from typing import Any
 
 import torch
 
@@ -21,20 +22,29 @@ KINDS = ("zero", "frame")  # what a condition shows: the Zero-Stage result, or t
 class RestoreSettings:
     """Settings of sampling; the defaults are the authors'.
 
-    strengths: one per condition, or one for all; 1 is as trained, 0 leaves the condition out.
+    samples: results from so many noises are averaged: nearer to the truth on the average, softer where the model is not
+    sure. strengths: one per condition, or one for all; 1 is as trained, 0 leaves the condition out.
     """
 
     num_inference_steps: int = 25
     guidance_scale: float = 3.5
     seed: int = 0
+    samples: int = 1
     strengths: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         check_range("steps", self.num_inference_steps, 1, 1000)
         check_range("guidance", self.guidance_scale, 0, 100)
+        check_range("samples", self.samples, 1, 64)
         check_range("seed", self.seed, 0, 2**64 - 1)
         for value in self.strengths:
             check_range("strength", value, 0, 100)
+
+    @classmethod
+    def suited(cls, advice: Mapping[str, Any], **given: Any) -> RestoreSettings:
+        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults."""
+        names = {known.name for known in fields(cls)}
+        return cls(**{name: value for name, value in advice.items() if name in names} | given)
 
     def strength(self, place: int, count: int) -> float:
         """Strength of condition `place` of `count`."""
@@ -86,9 +96,10 @@ def restore_latents(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> torch.Tensor:
-    """Restored packed latents (B, C, h, w), float32, from noise of that shape.
+    """Restored packed latents (B, C, h, w), float32, from noise (B * samples, C, h, w), a frame's samples in a row.
 
-    The conditions are run once; their keys and values serve all steps. Args: progress: called with the steps done.
+    The conditions are run once; their keys and values serve all steps and samples. Args: progress: called with the
+    steps done.
     """
     h, w = noise.shape[-2:]
     strengths = [settings.strength(place, len(inputs)) for place in range(len(inputs))]
@@ -96,10 +107,14 @@ def restore_latents(
     conditions = run_conditions(backbone, lora, kinds, inputs, (h, w), guidance=guidance, strengths=strengths)
     steps = settings.num_inference_steps
     sigmas = flow_sigmas(steps, backbone.family.mu(h * w, steps) if backbone.family.mu else None)
-    x = noise.to(backbone.device, torch.float32)
-    for step, (sigma, following) in enumerate(pairwise(sigmas)):
-        velocity = backbone.velocity(x, sigma.expand(len(x)), conditions, guidance=guidance)
-        x = x + velocity * float(following - sigma)
-        if progress:
-            progress(step + 1)
-    return x
+    total, done = torch.zeros(1, device=backbone.device), 0
+    for start in noise.unflatten(0, (-1, settings.samples)).unbind(1):  # one after the other: memory of one
+        x = start.to(backbone.device, torch.float32)
+        for sigma, following in pairwise(sigmas):
+            velocity = backbone.velocity(x, sigma.expand(len(x)), conditions, guidance=guidance)
+            x = x + velocity * float(following - sigma)
+            done += 1
+            if progress:
+                progress(done)
+        total = total + x / settings.samples
+    return total

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import secrets
 from collections.abc import Mapping, Sequence
@@ -105,7 +106,13 @@ def save_lora(path: Path, lora: HeroLoRA, metadata: HeroMetadata, *, dtype: torc
 def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        part.write_bytes(save(tensors, header))  # not `save_file`: its errors hide what the system said
+        content = memoryview(save(tensors, header))  # not `save_file`: its errors hide what the system said
+        start = 8 + int.from_bytes(content[:8], "little")
+        # The library writes metadata in random order; sorted, equal adapters are equal files.
+        text = json.dumps(json.loads(bytes(content[8:start])), sort_keys=True, separators=(",", ":")).encode()
+        text += b" " * (-len(text) % 8)
+        with part.open("wb") as file:
+            file.writelines((len(text).to_bytes(8, "little"), text, content[start:]))
         os.replace(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

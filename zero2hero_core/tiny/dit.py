@@ -16,7 +16,18 @@ from .autoencoder import PatchAutoencoder
 from .model import load_tiny, weights_folder
 
 TEXT_WIDTH = 16
-RECOMMENDED = {"rank": 16, "learning_rate": 1e-3, "draws": 4, "steps": 200, "num_inference_steps": 8}
+RECOMMENDED = {
+    "rank": 16,
+    "learning_rate": 1e-3,
+    "decay": True,
+    "batch": 2,
+    "draws": 2,
+    "steps": 300,
+    "crop": 0.5,
+    "light": 1.0,
+    "num_inference_steps": 2,
+    "samples": 4,
+}
 DIT_FILE = "tiny_dit.safetensors"
 
 

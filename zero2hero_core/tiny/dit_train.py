@@ -1,4 +1,4 @@
-"""The recipe of the bundled tiny DiT: `zero2hero tiny train --model dit`.
+"""The recipe of the bundled tiny DiT: `zero2hero tiny train --part dit`.
 
 Flow matching on crops, then on whole frames, of rendered clips. As FLUX.2 is, the model is trained with clean
 reference tokens at the places of the two conditions: the wanted look in a worn state (blurred, misplaced, false
@@ -211,3 +211,13 @@ def train_dit(
             trainer.save(state)
     described = {"recipe": json.dumps(asdict(recipe)), "curve": curve.text()}
     save_dit(out, trainer.averaged(), described)
+
+
+def scaled_dit_recipe(seed: int = 0, clips: int | None = None, scale: float = 1.0) -> DiTRecipe:
+    """The recipe with another seed, number of clips, or `scale` times the steps."""
+    return DiTRecipe(
+        seed=seed,
+        clips=DiTRecipe.clips if clips is None else clips,
+        phases=tuple((max(1, int(steps * scale)), pictures, crop) for steps, pictures, crop in DiTRecipe.phases),
+        warmup=min(DiTRecipe.warmup, max(1, int(DiTRecipe.warmup * scale))),
+    )

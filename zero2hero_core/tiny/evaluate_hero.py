@@ -22,6 +22,7 @@ from ..hero_stage import HeroStage, RestoreSettings
 from ..hero_training import ClipLatents, HeroSettings, HeroTrainer, training_pairs
 from ..metrics import psnr
 from ..pixel_swap import pixel_swap
+from ..relight import VARIANTS, light_variants
 from ..zero_stage import ZeroStage, ZeroStageSettings
 from .scenes import Scene, split_seed
 
@@ -94,18 +95,25 @@ def cached_material(
 
 
 @torch.no_grad()
-def clip_latents(backbone: DiTBackbone, material: ClipMaterial, initial: str = "zero") -> ClipLatents:
-    """Latents that the modes train on. Args: initial: "zero" or "pixel_swap" (paper, Table 4)."""
+def clip_latents(
+    backbone: DiTBackbone, material: ClipMaterial, initial: str = "zero", light: float = 0.0
+) -> ClipLatents:
+    """Latents that the modes train on. Args: initial: "zero" or "pixel_swap" (paper, Table 4); light: of `relight`."""
 
     def encode(name: str, indices: Sequence[int]) -> dict[int, torch.Tensor]:
         return {i: backbone.encode(material.pictures[name][i, None]) for i in indices}
 
     everything = range(len(material.pictures["truth"]))
+    lit = {}
+    if light:
+        pictures = light_variants(material.pictures["identity"][0], material.pictures["truth"][0], VARIANTS, light)
+        lit[0] = (backbone.encode(pictures[0]), backbone.encode(pictures[1]))
     return ClipLatents(
         references=encode("truth", [0]),
         zero=encode(initial, [0]),
         frames=encode("identity", everything),
-        zero_target=encode("zero_target", everything),
+        zero_target=encode("zero_target", everything if "zero_target" in material.pictures else ()),
+        lit=lit,
     )
 
 
@@ -138,7 +146,8 @@ def run_hero(
     Args: at_steps: further steps to measure at (0: before training); frames: all when None.
     """
     shown = list(range(len(material.pictures["truth"]))) if frames is None else list(frames)
-    trainer = HeroTrainer(backbone, training_pairs(settings.mode, clip_latents(backbone, material, initial)), settings)
+    latents = clip_latents(backbone, material, initial, settings.light)
+    trainer = HeroTrainer(backbone, training_pairs(settings.mode, latents), settings)
     stage = HeroStage(backbone, trainer.lora, settings.kinds, restore)
     truth, masks = material.pictures["truth"][shown], material.masks[shown]
     whole, inside, losses, seconds = {}, {}, [], {"train": 0.0, "restore": 0.0}
@@ -169,14 +178,15 @@ def _restore(stage: HeroStage, material: ClipMaterial, initial: str, shown: list
     return torch.cat(parts)
 
 
-# Variants of the paper's tables: name -> (mode, initial pictures, share of the steps)
-TABLES: dict[int, dict[str, tuple[str, str, float]]] = {
-    3: {mode: (mode, "zero", 1.0) for mode in ("explicit", "implicit", "zero-ref", "tgt-ref")},
+# Variants of the paper's tables: name -> (mode, initial pictures, share of the steps, factor on the light)
+TABLES: dict[int, dict[str, tuple[str, str, float, float]]] = {
+    3: {mode: (mode, "zero", 1.0, 1.0) for mode in ("explicit", "implicit", "zero-ref", "tgt-ref")}
+    | {f"{mode}, one light": (mode, "zero", 1.0, 0.0) for mode in ("explicit", "tgt-ref")},
     4: {
-        "pixel swap, half the steps": ("explicit", "pixel_swap", 0.5),
-        "Zero-Stage, half the steps": ("explicit", "zero", 0.5),
-        "pixel swap": ("explicit", "pixel_swap", 1.0),
-        "Zero-Stage": ("explicit", "zero", 1.0),
+        "pixel swap, half the steps": ("explicit", "pixel_swap", 0.5, 1.0),
+        "Zero-Stage, half the steps": ("explicit", "zero", 0.5, 1.0),
+        "pixel swap": ("explicit", "pixel_swap", 1.0, 1.0),
+        "Zero-Stage": ("explicit", "zero", 1.0, 1.0),
     },
 }
 
@@ -219,9 +229,10 @@ class Study:
 
     def measure(self, clip: int, variant: str, settings: HeroSettings) -> dict[str, Any]:
         """PSNR by frame (whole, inside the object) and losses of one training; read from its file if done before."""
-        mode, initial, share = next(table[variant] for table in TABLES.values() if variant in table)
+        mode, initial, share, light = next(table[variant] for table in TABLES.values() if variant in table)
         steps = max(1, round(settings.total * share))
-        settings = replace(settings, mode=mode, steps=steps)
+        shows = "frame" in HeroSettings(mode=mode).kinds
+        settings = replace(settings, mode=mode, steps=steps, light=settings.light * light if shows else 0.0)
         key = json.dumps([self.described(), asdict(settings), initial, self.split, clip], sort_keys=True)
         path = self.folder / "runs" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         if path.exists():

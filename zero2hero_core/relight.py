@@ -1,0 +1,40 @@
+"""Other light on the training pair: it tells Hero-Stage to take the light from the frame, the look from Zero-Stage.
+
+The one true pair shows one light. A LoRA that has seen nothing else learns the brightness of the anchor by heart and
+repeats it on frames that are lit otherwise. So anchor and reference are lit anew together, while the Zero-Stage result,
+which carries the anchor's light in every frame, stays as it is. Not in the paper.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from .checks import check_images, check_range
+
+VARIANTS = 32  # lights that a pair is shown in
+EXPOSURE, SLOPE, TINT = 0.2, 0.2, 0.05  # standard deviations of the logarithm of the gain
+
+
+def relight(pictures: torch.Tensor, generator: torch.Generator, strength: float = 1.0) -> torch.Tensor:
+    """Pictures (N, 3, H, W) in [0, 1] under one other light: the same random gain for all of them.
+
+    The gain's logarithm is a plane over the picture (exposure, slope to the right and downwards) plus a tint; strength
+    scales it.
+    """
+    check_images("pictures", pictures)
+    check_range("light", strength, 0, 10)
+    h, w = pictures.shape[-2:]
+    draw = torch.randn(6, generator=generator) * strength
+    y, x = torch.meshgrid(torch.linspace(-1, 1, h), torch.linspace(-1, 1, w), indexing="ij")
+    plane = EXPOSURE * draw[0] + SLOPE * (draw[1] * x + draw[2] * y)
+    gain = (plane + TINT * draw[3:, None, None]).exp()
+    return (pictures * gain.to(pictures)).clamp(0, 1)
+
+
+def light_variants(
+    anchor: torch.Tensor, reference: torch.Tensor, count: int, strength: float, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`count` versions of anchor and reference (3, H, W) under other lights: two tensors (count, 3, H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    both = [relight(torch.stack([anchor, reference]), generator, strength) for _ in range(count)]
+    return torch.stack([pair[0] for pair in both]), torch.stack([pair[1] for pair in both])
