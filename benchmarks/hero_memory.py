@@ -130,7 +130,8 @@ def count_step(size: ModelSize, weights: str, *, resolution: int, rank: int, che
 
 def measure_step(size: ModelSize, weights: str, *, resolution: int, rank: int, device: str) -> dict[str, Any]:
     """The trainer's own step on random weights, three times; the peak as torch's allocator saw it."""
-    from zero2hero_core.hero_training import HeroSettings, HeroTrainer, TrainingPair
+    from zero2hero_core.hero_training import HeroSettings, HeroTrainer
+    from zero2hero_core.hero_training_pairs import TrainingPair
 
     backbone = random_backbone(size, weights, device)
     grid = (resolution // size.cell, resolution // size.cell)

@@ -36,7 +36,8 @@ from zero_speed import smooth_frames
 
 from zero2hero_core.backbones.dit import DiTBackbone, LatentCodec, PlainCodec
 from zero2hero_core.backbones.dit_restore import KINDS, RestoreSettings, restore_latents
-from zero2hero_core.hero_training import HeroSettings, HeroTrainer, TrainingPair
+from zero2hero_core.hero_training import HeroSettings, HeroTrainer
+from zero2hero_core.hero_training_pairs import TrainingPair
 
 TRAINING_BAR = {"cpu": 1.5, "cuda": 2.0}  # at least; straightforward / ours
 FRAME_BAR = 1.25  # at most; ours / bare base
@@ -104,28 +105,29 @@ def clocks(device: str) -> tuple[float, float]:
 
 
 def take_turns(
-    sides: Mapping[str, Callable[[], Any]], settings: argparse.Namespace, repeats: int = 1
+    sides: Mapping[str, Callable[[], Any]], settings: argparse.Namespace, calls: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Run all sides once, then in turns, the order reversed in every second one; seconds per call of each."""
+    """Run all sides once, then in turns, the order reversed in every second one; seconds per call of each.
+
+    Args: calls: how often a side is run in a turn; a share where its run is only that part of a call.
+    """
     for run in sides.values():
         run()
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    wall: dict[str, list[float]] = {name: [] for name in sides}
+    seconds: dict[str, list[tuple[float, float]]] = {name: [] for name in sides}
     for turn in range(settings.turns):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             before = clocks(settings.device)
-            for _ in range(repeats):
+            for _ in range(max(1, round(calls[name]))):
                 sides[name]()
             after = clocks(settings.device)
-            seconds[name].append((after[0] - before[0]) / repeats)
-            wall[name].append((after[1] - before[1]) / repeats)
+            seconds[name].append(((after[0] - before[0]) / calls[name], (after[1] - before[1]) / calls[name]))
     return {
         name: {
-            "seconds": statistics.median(seconds[name]),
-            "all_seconds": seconds[name],
-            "wall_seconds": statistics.median(wall[name]),
+            "seconds": statistics.median(counted for counted, _ in taken),
+            "all_seconds": [counted for counted, _ in taken],
+            "wall_seconds": statistics.median(wall for _, wall in taken),
         }
-        for name in sides
+        for name, taken in seconds.items()
     }
 
 
@@ -142,25 +144,24 @@ def compare_training(
     """One row: a training step both ways, and how far their losses are apart on equal draws and weights."""
     ours, plain = make_trainers(backbone, codec, settings, pixels, draws)
     try:
+        # both start from equal weights and equal draws
         state = {key: tensor.clone() for key, tensor in ours.lora.state_dict().items()}
         plain.generator.set_state(ours.generator.get_state())
         one = ours.step()
         ours.lora.load_state_dict(state)
         difference = abs(plain.step(encode=True) - one) / one
-        sides = take_turns(
-            {
-                "straightforward": lambda: plain.step(encode=True),
-                "without_encoding": lambda: plain.step(encode=False),
-                "ours": ours.step,
-            },
-            settings,
-            repeats=3 if settings.model == "tiny" and pixels <= 256 else 1,
-        )
+        sides: dict[str, Callable[[], Any]] = {
+            "straightforward": lambda: plain.step(encode=True),
+            "without_encoding": lambda: plain.step(encode=False),
+            "ours": ours.step,
+        }
+        calls = 3 if settings.model == "tiny" and pixels * draws <= 256 else 1
+        taken = take_turns(sides, settings, dict.fromkeys(sides, calls))
     finally:
         ours.close()
-    report: dict[str, Any] = {"pixels": pixels, "draws": draws, **sides, "difference": difference}
-    report["ratio"] = ratio(sides, "straightforward", "ours")
-    report["ratio_without_encoding"] = ratio(sides, "without_encoding", "ours")
+    report: dict[str, Any] = {"pixels": pixels, "draws": draws, **taken, "difference": difference}
+    report["ratio"] = ratio(taken, "straightforward", "ours")
+    report["ratio_without_encoding"] = ratio(taken, "without_encoding", "ours")
     return report
 
 
@@ -178,25 +179,18 @@ def compare_frame(
         mine = restore_latents(backbone, lora, KINDS, shown, noise, short)
         theirs = plain_restore(backbone, shown, noise, short, steps=2)
         difference = float((mine - theirs).abs().max() / theirs.abs().max())
-        sides = take_turns(
-            {
-                "bare": lambda: restore_latents(backbone, lora, (), (), noise, chosen),
-                "ours": lambda: restore_latents(backbone, lora, KINDS, shown, noise, chosen),
-                "straightforward": lambda: plain_restore(backbone, shown, noise, chosen, steps=timed),
-            },
-            settings,
-        )
+        sides: dict[str, Callable[[], Any]] = {
+            "bare": lambda: restore_latents(backbone, lora, (), (), noise, chosen),
+            "ours": lambda: restore_latents(backbone, lora, KINDS, shown, noise, chosen),
+            "straightforward": lambda: plain_restore(backbone, shown, noise, chosen, steps=timed),
+        }
+        taken = take_turns(sides, settings, {"bare": 1, "ours": 1, "straightforward": timed / settings.steps})
     finally:
         trainer.close()
-    part = sides["straightforward"]
-    for key, value in part.items():  # all steps cost the same
-        part[key] = (
-            [x * settings.steps / timed for x in value] if isinstance(value, list) else value * settings.steps / timed
-        )
-    report: dict[str, Any] = {"pixels": pixels, "steps": settings.steps, **sides, "difference": difference}
+    report: dict[str, Any] = {"pixels": pixels, "steps": settings.steps, **taken, "difference": difference}
     report["straightforward_steps_timed"] = timed
-    report["ratio"] = ratio(sides, "ours", "bare")
-    report["ratio_straightforward"] = ratio(sides, "straightforward", "ours")
+    report["ratio"] = ratio(taken, "ours", "bare")
+    report["ratio_straightforward"] = ratio(taken, "straightforward", "ours")
     return report
 
 
@@ -241,8 +235,10 @@ def find_problems(report: Mapping[str, Any], settings: argparse.Namespace) -> li
 
 def print_row(title: str, row: Mapping[str, Any]) -> None:
     """Seconds of the sides and ratios of one row."""
-    sides = ", ".join(f"{x.replace('_', ' ')} {v['seconds']:.3f} s" for x, v in row.items() if "seconds" in str(v))
-    print(f"{title}, {row['pixels']} px: {sides}")
+    sides = {name: part["seconds"] for name, part in row.items() if isinstance(part, dict) and "seconds" in part}
+    what = f"{row['draws']} draws" if "draws" in row else f"{row['steps']} steps"
+    print(f"{title}, {row['pixels']} px, {what}:", end=" ")
+    print(", ".join(f"{name.replace('_', ' ')} {seconds:.3f} s" for name, seconds in sides.items()))
     for name in (name for name in row if name.startswith("ratio")):
         value = row[name]
         print(f"  {RATIOS[title, name]:36}{value['median']:6.2f} ({value['least']:.2f}-{value['greatest']:.2f})")
@@ -279,7 +275,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--training", type=training_case, nargs="*", help="PIXELS:DRAWS (tiny 256:1 256:4 512:1, others 512:1)"
     )
-    parser.add_argument("--frames", type=int, nargs="*", help="sides of frames in pixels (tiny 256 512, others 512)")
+    parser.add_argument("--frames", type=int, nargs="*", help="sides of frames in pixels (tiny 256, others 512)")
     parser.add_argument("--steps", type=int, default=25, help="sampling steps (25)")
     parser.add_argument("--rank", type=int, help="LoRA rank (tiny 16, others 32)")
     parser.add_argument("--turns", type=int, default=5, help="runs of each side (5)")
@@ -297,7 +293,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         parser.error("--tiny: expected no --blocks and float32")
     settings.training = [(256, 1), (256, 4), (512, 1)] if settings.training is None and tiny else settings.training
     settings.training = [(512, 1)] if settings.training is None else settings.training
-    settings.frames = ([256, 512] if tiny else [512]) if settings.frames is None else settings.frames
+    settings.frames = [256 if tiny else 512] if settings.frames is None else settings.frames
     settings.rank = settings.rank or (16 if tiny else 32)
     if min(settings.turns, settings.steps, settings.threads) < 1:
         parser.error("expected turns, steps and threads of at least 1")

@@ -19,7 +19,7 @@ from .cli_frames import FrameJob, tensor_digest
 from .cli_hero_inputs import ZeroFrames, load_hero_model, open_hero_clip, restore_settings
 from .cli_inputs import Clip
 from .hero_stage import HeroStage
-from .hero_training import MODES
+from .hero_training_pairs import MODES
 
 
 def restore(args: argparse.Namespace) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +21,9 @@ from .backbones.dit import DiTBackbone
 from .backbones.dit_restore import run_conditions
 from .backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
 from .checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
-from .condition_tokens import pack_latents, unpack_latents
 from .flow_schedule import mix_noise
+from .hero_training_pairs import MODES, TrainingPair
 
-# mode -> what its conditions show (paper, Table 1)
-MODES: dict[str, tuple[str, ...]] = {
-    "explicit": ("zero", "frame"),
-    "implicit": ("zero",),
-    "zero-ref": ("zero",),
-    "tgt-ref": ("frame",),
-}
 OPTIMISERS = ("adamw", "adamw8bit")
 STATE_PARTS = ("settings", "lora", "optimiser", "random", "done")
 
@@ -39,12 +32,12 @@ STATE_PARTS = ("settings", "lora", "optimiser", "random", "done")
 class HeroSettings:
     """Settings of a training; the defaults are the authors' but for the rank.
 
-    crop: share of the sides that a step sees, at a random place; 1 is the whole picture, less is faster and makes more
-    of one pair. flip: mirror half of the steps. light: strength of `relight` on pairs that show the frame, 0 for none.
-    decay: let the learning rate fall to zero along a cosine; the authors keep it constant.
     mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
     conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
-    the condition passes are shared by them. guidance_scale: what the guidance embedding is told in training.
+    the condition passes are shared by them. crop: share of the sides that a step sees, at a random place; less is
+    faster and makes more of one pair. light: strength of `relight` on pairs that show the frame, 0 for none. decay: let
+    the learning rate fall to zero along a cosine; the authors keep it constant. guidance_scale: what the guidance
+    embedding is told in training.
     """
 
     mode: str = "explicit"
@@ -55,7 +48,6 @@ class HeroSettings:
     batch: int = 1
     draws: int = 1
     crop: float = 1.0
-    flip: bool = False
     light: float = 0.0
     learning_rate: float = 1e-4
     decay: bool = False
@@ -86,9 +78,15 @@ class HeroSettings:
 
     @classmethod
     def suited(cls, advice: Mapping[str, Any], **given: Any) -> HeroSettings:
-        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults."""
+        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults.
+
+        The advised steps are for two conditions; one condition gets half as many more, which take the same time.
+        """
         names = {known.name for known in fields(cls)}
-        return cls(**{name: value for name, value in advice.items() if name in names} | given)
+        chosen: dict[str, Any] = {name: value for name, value in advice.items() if name in names} | given
+        if "steps" in chosen and "steps" not in given and len(MODES.get(chosen.get("mode", cls.mode), ())) == 1:
+            chosen["steps"] = round(1.5 * chosen["steps"])
+        return cls(**chosen)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -104,64 +102,6 @@ class HeroSettings:
     def spec(self) -> LoRASpec:
         """The adapters that this training makes."""
         return LoRASpec(self.rank, self.alpha, self.layers)
-
-
-@dataclass(frozen=True)
-class TrainingPair:
-    """One example: packed latents (1, C, h, w) of the conditions, in the mode's order, and of the target."""
-
-    conditions: tuple[torch.Tensor, ...]
-    target: torch.Tensor
-
-
-@dataclass(frozen=True)
-class ClipLatents:
-    """Packed latents (1, C, h, w) that the modes draw their pairs from (paper, Table 1).
-
-    references: anchor index -> its edit. zero: frame index -> I_ref(k). frames: index -> original frame. zero_target:
-    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only). lit: anchor index
-    -> the frame and its edit under other lights (`relight.light_variants`), (M, C, h, w) each.
-    """
-
-    references: dict[int, torch.Tensor]
-    zero: dict[int, torch.Tensor]
-    frames: dict[int, torch.Tensor]
-    zero_target: dict[int, torch.Tensor]
-    lit: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
-
-
-def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
-    """The training set of a mode: pair b for "explicit", a and c for "implicit", a for "zero-ref", anchor -> reference
-    for "tgt-ref"; with several anchors, one pair for each.
-
-    Raises: InputError when a picture that the mode needs is missing.
-    """
-
-    def need(what: str, held: dict[int, torch.Tensor], index: int) -> torch.Tensor:
-        if index not in held:
-            raise InputError(f"mode {mode}: expected {what} of frame {index}, got none; add it to the training set.")
-        return held[index]
-
-    pairs = []
-    for index, reference in sorted(clip.references.items()):
-        shown = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
-        conditions = tuple(need(*shown[kind], index) for kind in MODES[mode])
-        pairs.append(TrainingPair(conditions, reference))
-        if "frame" in MODES[mode] and index in clip.lit:
-            place = MODES[mode].index("frame")
-            for frame, edit in zip(*clip.lit[index], strict=True):
-                shown_lit = (*conditions[:place], frame[None], *conditions[place + 1 :])
-                pairs.append(TrainingPair(shown_lit, edit[None]))
-    if mode == "implicit":
-        if not clip.zero_target:
-            raise InputError(
-                "mode implicit: expected Zero-Stage results with the anchor itself as the reference, got none."
-            )
-        for index, worn in sorted(clip.zero_target.items()):
-            pairs.append(TrainingPair((worn,), need("the original", clip.frames, index)))
-    if not pairs:
-        raise InputError(f"mode {mode}: expected at least one reference, got none.")
-    return pairs
 
 
 class HeroTrainer:
@@ -229,21 +169,16 @@ class HeroTrainer:
         return self.settings.learning_rate * (0.5 * (1 + math.cos(math.pi * share)) if self.settings.decay else 1.0)
 
     def _view(self, pair: TrainingPair) -> TrainingPair:
-        """A random crop of a pair, mirrored or not, as the settings say."""
-        share, flips = self.settings.crop, self.settings.flip
-        if share == 1 and not flips:
+        """A random crop of a pair, as the settings say."""
+        share = self.settings.crop
+        if share == 1:
             return pair
         h, w = pair.target.shape[-2:]
         high, wide = max(1, round(h * share)), max(1, round(w * share))
         y = int(torch.randint(h - high + 1, (), generator=self.generator))
         x = int(torch.randint(w - wide + 1, (), generator=self.generator))
-        mirrored = flips and float(torch.rand((), generator=self.generator)) < 0.5
-
-        def cut(packed: torch.Tensor) -> torch.Tensor:
-            part = packed[..., y : y + high, x : x + wide]
-            return pack_latents(unpack_latents(part).flip(-1)) if mirrored else part
-
-        return TrainingPair(tuple(cut(packed) for packed in pair.conditions), cut(pair.target))
+        cut = (..., slice(y, y + high), slice(x, x + wide))
+        return TrainingPair(tuple(packed[cut] for packed in pair.conditions), pair.target[cut])
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file. Raises: Zero2HeroError when it cannot be written."""

@@ -13,7 +13,8 @@ from zero2hero_core.video_writer import write_image
 
 
 def demo(out: Path, *options: str) -> int:
-    return main(["demo", "--out", str(out), "--frames", "3", "--size", "128", "--steps", "2", "--quiet", *options])
+    quick = ["--frames", "3", "--size", "128", "--steps", "2", "--train-steps", "2", "--quiet"]
+    return main(["demo", "--out", str(out), *quick, *options])
 
 
 def test_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,12 +24,15 @@ def test_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.Captu
     }  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == json.loads((tmp_path / "report.json").read_text())
-    assert set(report["psnr"]) >= {"zero", "cia", "pixel_swap", "identity"}
+    assert set(report["psnr"]) >= {"hero", "zero", "cia", "pixel_swap", "identity"}
+    assert set(report["psnr_frame"]) >= {"hero", "zero"}
     assert 0 < report["pck"] <= 1
-    assert {"features", "matching", "reference", "inversion", "sampling", "decode", "total"} <= set(report["seconds"])
+    assert {"features", "matching", "reference", "inversion", "sampling", "decode", "total", "hero train"} <= set(
+        report["seconds"]
+    )
     video = open_frames(tmp_path / "out" / "edited.mp4")
     assert len(video) == 3 and video.size_hw == (128, 128)
-    assert read_image(tmp_path / "out" / "compare.png").shape[2] > 5 * 128
+    assert read_image(tmp_path / "out" / "compare.png").shape[2] > 6 * 128
     assert capsys.readouterr().out == ""
     assert demo(tmp_path / "out") == 2  # never overwrites unasked
     assert "--overwrite" in capsys.readouterr().err
@@ -42,6 +46,7 @@ def test_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.Captu
         (("--size", "100"), "--size"),
         (("--seed", "-1"), "scene index"),
         (("--steps", "0"), "steps"),
+        (("--train-steps", "0"), "--train-steps"),
     ],
 )
 def test_demo_refuses(

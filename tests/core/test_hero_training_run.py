@@ -12,7 +12,8 @@ from PIL import Image
 
 from zero2hero_core.backbones.lora_file import HeroMetadata, load_lora, read_metadata
 from zero2hero_core.checks import InputError, Zero2HeroError
-from zero2hero_core.hero_training import HeroSettings, HeroTrainer, TrainingPair
+from zero2hero_core.hero_training import HeroSettings, HeroTrainer
+from zero2hero_core.hero_training_pairs import TrainingPair
 from zero2hero_core.hero_training_run import LORA, PLOT, SAMPLES, STATE, Evaluation, RunSettings, TrainingRun
 from zero2hero_core.tiny.dit import TEXT_WIDTH, as_dit_backbone
 from zero2hero_core.training_log import PLOT_SIZE, TrainingLog

@@ -19,7 +19,8 @@ from ..backbones.dit import DiTBackbone
 from ..backbones.unet import UNetBackbone
 from ..checks import InputError
 from ..hero_stage import HeroStage, RestoreSettings
-from ..hero_training import ClipLatents, HeroSettings, HeroTrainer, training_pairs
+from ..hero_training import HeroSettings, HeroTrainer
+from ..hero_training_pairs import ClipLatents, training_pairs
 from ..metrics import psnr
 from ..pixel_swap import pixel_swap
 from ..relight import VARIANTS, light_variants
@@ -181,7 +182,8 @@ def _restore(stage: HeroStage, material: ClipMaterial, initial: str, shown: list
 # Variants of the paper's tables: name -> (mode, initial pictures, share of the steps, factor on the light)
 TABLES: dict[int, dict[str, tuple[str, str, float, float]]] = {
     3: {mode: (mode, "zero", 1.0, 1.0) for mode in ("explicit", "implicit", "zero-ref", "tgt-ref")}
-    | {f"{mode}, one light": (mode, "zero", 1.0, 0.0) for mode in ("explicit", "tgt-ref")},
+    | {f"{mode}, one light": (mode, "zero", 1.0, 0.0) for mode in ("explicit", "tgt-ref")}
+    | {"before training": ("explicit", "zero", 0.0, 0.0)},
     4: {
         "pixel swap, half the steps": ("explicit", "pixel_swap", 0.5, 1.0),
         "Zero-Stage, half the steps": ("explicit", "zero", 0.5, 1.0),
@@ -230,20 +232,24 @@ class Study:
     def measure(self, clip: int, variant: str, settings: HeroSettings) -> dict[str, Any]:
         """PSNR by frame (whole, inside the object) and losses of one training; read from its file if done before."""
         mode, initial, share, light = next(table[variant] for table in TABLES.values() if variant in table)
+        kinds = HeroSettings(mode=mode).kinds
+        share *= 1.5 if len(kinds) == 1 else 1.0  # the same time
         steps = max(1, round(settings.total * share))
-        shows = "frame" in HeroSettings(mode=mode).kinds
+        at = steps if share else 0
+        shows = "frame" in kinds
         settings = replace(settings, mode=mode, steps=steps, light=settings.light * light if shows else 0.0)
         key = json.dumps([self.described(), asdict(settings), initial, self.split, clip], sort_keys=True)
         path = self.folder / "runs" / f"{hashlib.sha256(key.encode()).hexdigest()[:24]}.json"
         if path.exists():
             result = json.loads(path.read_text(encoding="utf-8"))
         else:
+            material = self.material(clip)
             made = run_hero(
-                self.backbone, self.material(clip), settings, self.restore, initial=initial, frames=self.frames
+                self.backbone, material, settings, self.restore, initial=initial, at_steps=(at,), frames=self.frames
             )
             result = {
-                "psnr": made.psnr[steps].tolist(),
-                "psnr_object": made.psnr_object[steps].tolist(),
+                "psnr": made.psnr[at].tolist(),
+                "psnr_object": made.psnr_object[at].tolist(),
                 "losses": made.losses,
                 "seconds": made.seconds,
             }

@@ -1,0 +1,56 @@
+"""Other lights on the training pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zero2hero_core.checks import InputError, ShapeError
+from zero2hero_core.relight import light_variants, relight
+
+
+def grey(level: float, count: int = 2) -> torch.Tensor:
+    return torch.full((count, 3, 8, 12), level)
+
+
+def test_all_pictures_get_the_same_light():
+    pictures = torch.rand(2, 3, 8, 12) * 0.1  # dark: nothing is cut off at 1
+    lit = relight(pictures, torch.Generator().manual_seed(0))
+    gain = lit / pictures
+    assert torch.allclose(gain[0], gain[1], rtol=1e-4) and float((gain - 1).abs().max()) > 0.01
+
+
+def test_the_gain_is_a_plane_in_its_logarithm():
+    lit = relight(grey(0.1), torch.Generator().manual_seed(3))[0].log()
+    assert torch.allclose(lit.diff(n=2, dim=1), torch.zeros(()), atol=1e-5)
+    assert torch.allclose(lit.diff(n=2, dim=2), torch.zeros(()), atol=1e-5)
+    assert float(lit.diff(dim=1).abs().max()) > 1e-4
+
+
+def test_strength_0_changes_nothing_and_more_changes_more():
+    pictures = grey(0.2)
+    changes = [
+        float((relight(pictures, torch.Generator().manual_seed(1), strength) - pictures).abs().mean())
+        for strength in (0.0, 0.5, 1.0)
+    ]
+    assert changes[0] == 0 and changes[0] < changes[1] < changes[2]
+
+
+def test_values_stay_in_range():
+    lit = relight(grey(0.9, 8), torch.Generator().manual_seed(0), 3.0)
+    assert float(lit.max()) <= 1 and float(lit.min()) >= 0
+
+
+def test_variants_are_repeatable_and_differ():
+    anchor, edit = torch.rand(3, 8, 8), torch.rand(3, 8, 8)
+    first, again, other = (light_variants(anchor, edit, 4, 1.0, seed) for seed in (0, 0, 1))
+    assert all(part.shape == (4, 3, 8, 8) for part in first)
+    assert torch.equal(first[0], again[0]) and torch.equal(first[1], again[1])
+    assert not torch.equal(first[0], other[0]) and not torch.equal(first[0][0], first[0][1])
+
+
+def test_bad_values_are_refused():
+    with pytest.raises(InputError, match="light"):
+        relight(grey(0.1), torch.Generator(), -1.0)
+    with pytest.raises(ShapeError, match="pictures"):
+        relight(torch.rand(3, 8, 8), torch.Generator())
