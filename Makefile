@@ -38,6 +38,7 @@ lint: $(testing) ## ruff and mypy
 bench: $(runtime) ## speed against a straightforward rendering of the authors' procedure
 	$(py) benchmarks/zero_speed.py --tiny
 	$(py) benchmarks/zero_speed.py --sd15
+	$(py) benchmarks/hero_speed.py --tiny
 
 clean: ## remove build outputs and caches
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -13,7 +13,18 @@ from zero2hero_core import __version__
 
 from .cli_shared import add_common, say
 
-PACKAGES = ("torch", "diffusers", "transformers", "safetensors", "av", "numpy", "pillow", "rich")
+PACKAGES = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "safetensors",
+    "av",
+    "numpy",
+    "pillow",
+    "matplotlib",
+    "rich",
+)
 ENCODERS = {"h264": "libx264", "vp9": "libvpx-vp9", "ffv1": "ffv1"}
 EXAMPLES = """\
 Exit status 0 means that the program can work here. COMFYUI_PATH tells where ComfyUI is (default: ~/comfy/ComfyUI).
@@ -99,17 +110,21 @@ def _encoders(problems: list[str]) -> dict[str, bool]:
 
 def _tiny_models() -> dict[str, Any]:
     try:
-        from .tiny import model
+        from .tiny import dit, model
     except (ImportError, OSError) as error:
         return {"found": False, "reason": str(error)}
     folder = model.weights_folder()
-    missing = [name for name in (model.UNET_FILE, model.AUTOENCODER_FILE) if not (folder / name).is_file()]
+    missing = [
+        name for name in (model.UNET_FILE, model.AUTOENCODER_FILE, dit.DIT_FILE) if not (folder / name).is_file()
+    ]
     if missing:
         return {"found": False, "folder": str(folder), "reason": f"{' and '.join(missing)} missing"}
     try:
-        return {"found": True, "folder": str(folder), "metadata": model.weights_metadata()}
+        described = model.weights_metadata(folder)
+        described |= {f"dit {name}": text for name, text in dit.dit_metadata(folder).items()}
+        return {"found": True, "folder": str(folder), "metadata": described}
     except Exception as error:  # safetensors has errors of its own; whatever it is, the reason is shown
-        return {"found": False, "folder": str(folder), "reason": f"{model.UNET_FILE} cannot be read: {error}"}
+        return {"found": False, "folder": str(folder), "reason": f"the weights cannot be read: {error}"}
 
 
 def _comfyui() -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_doctor_and_its_report(tmp_path, monkeypatch, capsys):
 
 
 def test_doctor_says_what_is_missing(tmp_path, monkeypatch, capsys):
-    from zero2hero_core.tiny import model
+    from zero2hero_core.tiny import dit, model
 
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     monkeypatch.setattr(model, "weights_folder", lambda: tmp_path)
@@ -141,6 +141,9 @@ def test_doctor_says_what_is_missing(tmp_path, monkeypatch, capsys):
     assert report["comfyui"]["found"] is False
     (tmp_path / model.UNET_FILE).write_bytes(b"cut off")
     (tmp_path / model.AUTOENCODER_FILE).write_bytes(b"cut off")
+    assert main(["doctor"]) == 1
+    assert f"{dit.DIT_FILE} missing" in capsys.readouterr().out
+    (tmp_path / dit.DIT_FILE).write_bytes(b"cut off")
     assert main(["doctor"]) == 1
     assert "cannot be read" in capsys.readouterr().out
 
