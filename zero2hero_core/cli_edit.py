@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 def _check(args: argparse.Namespace, out: Path) -> None:
     """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
     from . import cli_frames, cli_inputs
-    from .backbones.loading import HUB
+    from .backbones.sources import HUB
     from .cli_hero_inputs import hero_settings, restore_settings
 
     if args.tiny == bool(args.zero_model or args.hero_model) or (

@@ -7,10 +7,7 @@ the original clip. What all frames share is in the metadata.
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +15,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
-from .checks import InputError, Zero2HeroError
+from .checks import InputError
 from .correspondence import Correspondence, LevelMatches
+from .tensor_file import write_tensors
 
 FORMAT, VERSION = "zero2hero-correspondence", "1"
 
@@ -68,21 +65,7 @@ def save_correspondences(path: Path, clip: ClipCorrespondence, *, overwrite: boo
         "anchor_index": str(clip.anchor_index),
         "settings": json.dumps(dict(clip.settings)),
     }
-    _write(path, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        part.write_bytes(save(tensors, metadata))  # not `save_file`: its errors hide what the system said
-        os.replace(part, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Zero2HeroError(f"{path}: no space left on the disk; free some and repeat.") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
+    write_tensors(path, {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}, metadata)
 
 
 def load_correspondences(path: Path) -> ClipCorrespondence:

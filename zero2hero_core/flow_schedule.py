@@ -41,6 +41,15 @@ def flux2_mu(tokens: int, steps: int) -> float:
     return many + (few - many) * (200 - steps) / 190
 
 
+def draw_sigma(count: int, high_noise: float, generator: torch.Generator) -> torch.Tensor:
+    """Noise levels (count,) of a training step: even on [0, 1), or with chance `high_noise` each 1 - u^3, near 1."""
+    sigma = torch.rand(count, generator=generator)
+    if not high_noise:
+        return sigma
+    near = torch.rand(count, generator=generator) < high_noise
+    return torch.where(near, 1 - sigma**3, sigma)
+
+
 def mix_noise(latents: torch.Tensor, noise: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
     """x_sigma of latents (N, C, h, w) with sigma (N,)."""
     share = sigma.view(-1, 1, 1, 1).to(latents)

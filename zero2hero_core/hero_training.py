@@ -1,9 +1,9 @@
 """Hero-Stage training (Zero-to-Hero, arXiv 2505.23134): LoRA on condition tokens learns, from the one true pair, to
 restore what Zero-Stage wore down.
 
-Flow matching: x_sigma = (1 - sigma) x + sigma noise, the target is noise - x, sigma uniform. Each condition is one
-extra pass with its LoRA on; the base model reads its keys and values with no LoRA. Latents are computed once, before;
-the autoencoder takes no part here.
+Flow matching: x_sigma = (1 - sigma) x + sigma noise, the target is noise - x, sigma uniform unless told otherwise. Each
+condition is one extra pass with its LoRA on; the base model reads its keys and values with no LoRA. Latents are
+computed once, before; the autoencoder takes no part here.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from .backbones.dit import DiTBackbone
 from .backbones.dit_restore import run_conditions
 from .backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
 from .checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
-from .flow_schedule import mix_noise
+from .flow_schedule import draw_sigma, mix_noise
 from .hero_training_pairs import MODES, TrainingPair
 
 OPTIMISERS = ("adamw", "adamw8bit")
@@ -35,9 +35,9 @@ class HeroSettings:
     mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
     conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
     the condition passes are shared by them. crop: share of the sides that a step sees, at a random place; less is
-    faster and makes more of one pair. light: strength of `relight` on pairs that show the frame, 0 for none. decay: let
-    the learning rate fall to zero along a cosine; the authors keep it constant. guidance_scale: what the guidance
-    embedding is told in training.
+    faster and makes more of one pair. light: strength of `relight` on pairs that show the frame, 0 for none.
+    high_noise: see `draw_sigma`, for restoring in few steps. decay: let the learning rate fall to zero along a cosine;
+    the authors keep it constant. guidance_scale: what the guidance embedding is told in training.
     """
 
     mode: str = "explicit"
@@ -49,6 +49,7 @@ class HeroSettings:
     draws: int = 1
     crop: float = 1.0
     light: float = 0.0
+    high_noise: float = 0.0
     learning_rate: float = 1e-4
     decay: bool = False
     weight_decay: float = 1e-4
@@ -70,6 +71,7 @@ class HeroSettings:
         check_range("draws", self.draws, 1, 1024)
         check_range("crop", self.crop, 0.1, 1)
         check_range("light", self.light, 0, 10)
+        check_range("high noise", self.high_noise, 0, 1)
         check_range("learning rate", self.learning_rate, 0, 1)
         check_range("weight decay", self.weight_decay, 0, 1)
         check_range("gradient clip", self.clip_norm, 0, math.inf)
@@ -134,7 +136,7 @@ class HeroTrainer:
         rows = [self._view(self.pairs[i]) for i in chosen]
         device = self.backbone.device
         target = torch.cat([row.target for row in rows]).to(device).repeat_interleave(settings.draws, 0)
-        sigma = torch.rand(len(target), generator=self.generator)
+        sigma = draw_sigma(len(target), settings.high_noise, self.generator)
         noise = torch.randn(target.shape, generator=self.generator).to(device)
         inputs = [torch.cat([row.conditions[i] for row in rows]).to(device) for i in range(len(settings.kinds))]
         h, w = target.shape[-2:]
@@ -153,8 +155,8 @@ class HeroTrainer:
             self.optimiser.zero_grad(set_to_none=True)
             what = "loss" if not math.isfinite(value) else "gradient"
             raise Zero2HeroError(
-                f"step {self.done + 1}: the {what} is not a number; use a lower learning rate, or bfloat16 or float32 "
-                "instead of float16"
+                f"step {self.done + 1}: the {what} is not a number; begin again with a lower learning rate, or with "
+                "bfloat16 or float32 instead of float16"
             )
         for group in self.optimiser.param_groups:
             group["lr"] = self.rate()

@@ -15,14 +15,14 @@ from typing import Any
 
 import torch
 
-from ..checks import InputError, Zero2HeroError
+from ..checks import InputError
 from .dit import FLUX1, FLUX2, DiTBackbone, PlainCodec, TextEmbedding
 from .dit_codec import Flux2Codec, ParkedCodec, load_codec
 from .dit_precision import check_weights, store_weights
 from .dit_single_file import fill_transformer, infer_config, locate_transformer
 from .dit_text import TEXT_FILE, encode_prompt, read_text
 from .folder import build_on_meta
-from .loading import HUB, _check_device_and_dtype, _find
+from .sources import check_device_and_dtype, find_model
 from .weights import Weights, open_component, open_weights, read_json
 
 TRANSFORMERS = {"FluxTransformer2DModel": False, "Flux2Transformer2DModel": True}  # class -> FLUX.2
@@ -75,7 +75,7 @@ def load_dit(
     import diffusers
 
     place, kind = _check_options(device, dtype, weights)
-    source = _fetch(str(path)[len(HUB) :]) if str(path).startswith(HUB) else _find(path)
+    source = find_model(path, _HUB_FILES)
     stored, settings, class_name = _describe_folder(source) if source.is_dir() else _describe_file(source, config)
     flux2 = TRANSFORMERS[class_name]
     if not hasattr(diffusers, class_name):
@@ -108,10 +108,10 @@ _Stored = tuple[Weights, str, bool]  # weights, prefix of the names, original la
 def _check_options(
     device: str | torch.device, dtype: str | torch.dtype | None, weights: str | None
 ) -> tuple[torch.device, torch.dtype]:
-    place, _ = _check_device_and_dtype(device, "float32")
+    place, _ = check_device_and_dtype(device, "float32")
     if dtype is None:
         dtype = "float32" if place.type == "cpu" and weights != "bf16" else "bfloat16"
-    place, kind = _check_device_and_dtype(place, dtype)
+    place, kind = check_device_and_dtype(place, dtype)
     if weights is not None:
         check_weights(weights, place)
     if weights == "bf16" and kind is not torch.bfloat16:
@@ -222,18 +222,3 @@ def _check_text(source: Path, text: TextEmbedding, config: Mapping[str, Any], fl
 
 def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     return None if tensor is None else tensor.to(device)
-
-
-def _fetch(repository: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    name, _, revision = repository.partition("@")
-    try:
-        return Path(huggingface_hub.snapshot_download(name, revision=revision or None, allow_patterns=list(_HUB_FILES)))
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Zero2HeroError(
-            f"{HUB}{repository}: could not be fetched ({reason}); check the name, the network, and whether the model's "
-            "licence has to be accepted on its page first."
-        ) from error

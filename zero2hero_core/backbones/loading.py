@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ..checks import InputError, Zero2HeroError
+from ..checks import InputError
 from ..schedule import stable_diffusion_alphas
 from . import single_file, text
 from .folder import (
@@ -23,13 +23,12 @@ from .folder import (
     load_component,
     read_scheduler,
 )
+from .sources import check_device_and_dtype, find_model
 from .weights import fill_module, open_weights
 
 if TYPE_CHECKING:
     from .unet import UNetBackbone
 
-HUB = "hub:"
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 EMBEDDING_FILE = "empty_embedding.safetensors"
 _WIDTHS = (320, 640, 1280, 1280)
 _HUB_FILES = (
@@ -138,11 +137,11 @@ def load_parts(
         Zero2HeroError: the download failed or the device is out of memory.
     """
     options = _Options(
-        *_check_device_and_dtype(device, dtype),
+        *check_device_and_dtype(device, dtype),
         _check_prediction_type(prediction_type),
         None if tokenizer is None else Path(tokenizer),
     )
-    source = _find(path)
+    source = find_model(path, _HUB_FILES)
     parts = _load_folder(source, options) if source.is_dir() else _load_single_file(source, options)
     unet, vae, prediction, alphas_cumprod, encoder = parts
     stored = source / EMBEDDING_FILE if empty_embedding is None else Path(empty_embedding)
@@ -224,53 +223,7 @@ def _family(config: Any) -> str:
     return {768: "sd15", 1024: "sd21"}.get(config["cross_attention_dim"], "custom")
 
 
-def _check_device_and_dtype(device: str | torch.device, dtype: str | torch.dtype) -> tuple[torch.device, torch.dtype]:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        place = torch.device(device)
-        torch.empty(0, device=place)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device: expected auto, cpu, mps, cuda or cuda:N present here, got '{device}'.") from error
-    if dtype == "auto":
-        dtype = "float32" if place.type == "cpu" else "float16"
-    kind = DTYPES.get(dtype) if isinstance(dtype, str) else dtype
-    if kind is None or kind not in DTYPES.values():
-        raise InputError(f"dtype: expected auto, {', '.join(DTYPES)}, got {dtype}.")
-    if kind is torch.float16 and place.type == "cpu":
-        raise InputError(
-            "dtype: float16 needs a GPU, the CPU computes it slowly and inexactly; use float32 or bfloat16."
-        )
-    return place, kind
-
-
 def _check_prediction_type(prediction_type: str) -> str:
     if prediction_type not in ("auto", *PREDICTION_TYPES):
         raise InputError(f"prediction_type: expected auto, {' or '.join(PREDICTION_TYPES)}, got '{prediction_type}'.")
     return prediction_type
-
-
-def _find(path: str | Path) -> Path:
-    if str(path).startswith(HUB):
-        return _fetch(str(path)[len(HUB) :])
-    found = Path(path).expanduser()
-    if not found.exists() and found.suffix == "" and str(path).count("/") == 1:
-        raise InputError(f"{path}: no such file or folder; to fetch it from the Hugging Face hub, write {HUB}{path}.")
-    return found
-
-
-def _fetch(repository: str) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError
-
-    owner_and_name, _, revision = repository.partition("@")
-    try:
-        folder = huggingface_hub.snapshot_download(
-            owner_and_name, revision=revision or None, allow_patterns=list(_HUB_FILES)
-        )
-    except (HfHubHTTPError, OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Zero2HeroError(
-            f"{HUB}{repository}: could not be fetched ({reason}); check the name and the network."
-        ) from error
-    return Path(folder)

@@ -4,20 +4,17 @@ format are read as well (see `lora_formats`)."""
 from __future__ import annotations
 
 import dataclasses
-import errno
-import json
-import os
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from .. import __version__
 from ..checks import InputError, Zero2HeroError
+from ..tensor_file import write_tensors
 from .dit import DiTBackbone
 from .lora import HeroLoRA
 from .lora_formats import AUTHORS_FAMILY, OURS, LoRASpec, read_authors, read_ours, which_format
@@ -100,27 +97,7 @@ def save_lora(path: Path, lora: HeroLoRA, metadata: HeroMetadata, *, dtype: torc
         if not bool(torch.isfinite(tensor).all()):
             raise Zero2HeroError(f"{path}: not written, since {key} holds NaN or infinity; take an earlier state.")
     values = {name: str(value) for name, value in dataclasses.asdict(metadata).items()} | {"format": FORMAT}
-    _write(path, tensors, {_PREFIX + name: value for name, value in values.items()})
-
-
-def _write(path: Path, tensors: dict[str, torch.Tensor], header: dict[str, str]) -> None:
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        content = memoryview(save(tensors, header))  # not `save_file`: its errors hide what the system said
-        start = 8 + int.from_bytes(content[:8], "little")
-        # The library writes metadata in random order; sorted, equal adapters are equal files.
-        text = json.dumps(json.loads(bytes(content[8:start])), sort_keys=True, separators=(",", ":")).encode()
-        text += b" " * (-len(text) % 8)
-        with part.open("wb") as file:
-            file.writelines((len(text).to_bytes(8, "little"), text, content[start:]))
-        os.replace(part, path)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Zero2HeroError(f"{path}: no space left on the disk; free some and save again.") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
-    finally:
-        if part.parent.is_dir():
-            part.unlink(missing_ok=True)
+    write_tensors(path, tensors, {_PREFIX + name: value for name, value in values.items()})
 
 
 def read_metadata(path: Path) -> HeroMetadata | None:

@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 
 from ..checks import InputError
 from ..condition_tokens import pack_latents
+from ..flow_schedule import draw_sigma
 from .degrade import sample_restore
 from .dit import DIT_FILE, as_dit_backbone, build_dit, dit_metadata, load_tiny_dit, save_dit
 from .model import load_tiny
@@ -42,9 +43,8 @@ MOSTLY_BOTH = ((0.75, (0, 1)), (0.12, (0,)), (0.1, (1,)), (0.03, ()))
 class DiTRecipe:
     """Everything that decides the weights.
 
-    phases: (steps, pictures a step, crop in latent cells). shown: see `SHOWN`. high_noise: share of the pictures whose
-    noise level is drawn near 1 (as 1 - u^3) and not evenly. start: digest of the weights that it goes on from, empty
-    for fresh ones.
+    phases: (steps, pictures a step, crop in latent cells). shown: see `SHOWN`. high_noise: see `draw_sigma`. start:
+    digest of the weights that it goes on from, empty for fresh ones.
     """
 
     seed: int = 0
@@ -114,12 +114,6 @@ class DiTTrainer:
             point -= share
         return self.recipe.shown[0][1]
 
-    def _sigma(self, pictures: int) -> torch.Tensor:
-        sigma = torch.rand(pictures, generator=self.generator)
-        near = int(pictures * self.recipe.high_noise)
-        sigma[:near] = 1 - sigma[:near] ** 3
-        return sigma
-
     def step(self) -> dict[str, float]:
         """One update."""
         recipe = self.recipe
@@ -127,7 +121,7 @@ class DiTTrainer:
         batch = sample_restore(self.pool, self.partners, pictures, crop, self.generator)
         wanted, *references = (pack_latents(x).to(self.device) for x in (batch.wanted, batch.worn, batch.structure))
         noise = torch.randn(wanted.shape, generator=self.generator).to(self.device)
-        sigma = self._sigma(pictures)
+        sigma = draw_sigma(pictures, recipe.high_noise, self.generator)
         guidance = 1 + 3 * torch.rand(pictures, generator=self.generator)  # without meaning: the model learns that
         mix = sigma.to(self.device)[:, None, None, None]
         noisy = (1 - mix) * wanted + mix * noise
