@@ -48,6 +48,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--draws", type=whole(1), metavar="N", help="noise levels per pair and step")
     group.add_argument("--crop", type=float, metavar="X", help="share of the sides that a step sees, 0.1 to 1")
     group.add_argument("--light", type=float, metavar="X", help="show the pair in other lights too; 0: off, 1: usual")
+    group.add_argument(
+        "--high-noise", type=float, metavar="X", help="share of noise levels drawn near 1, for few sampling steps"
+    )
     group.add_argument("--optimiser", choices=("adamw", "adamw8bit"), default="adamw")
     group.add_argument("--checkpointing", action="store_true", help="less memory, about a third slower")
     group.add_argument("--train-seed", type=whole(0), default=0, metavar="N", help="of the training")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.flow_schedule import flow_sigmas, flux1_mu, flux2_mu, mix_noise
+from zero2hero_core.flow_schedule import draw_sigma, flow_sigmas, flux1_mu, flux2_mu, mix_noise
 
 
 def test_unshifted_levels_are_even_from_one_to_zero():
@@ -61,6 +61,21 @@ def test_the_shift_of_flux_2():
     }
     for given, mu in expected.items():
         assert flux2_mu(*given) == pytest.approx(mu, abs=1e-9), given
+
+
+def test_noise_levels_of_training():
+    def draw(high_noise: float) -> torch.Tensor:
+        return draw_sigma(4096, high_noise, torch.Generator().manual_seed(0)).sort().values
+
+    even = torch.linspace(0, 1, 4096)
+    for high_noise, expected in (
+        (0.0, even),
+        (1.0, 1 - even.flip(0) ** 3),
+        (0.5, torch.cat([even, 1 - even**3]).sort().values[::2]),
+    ):
+        found = draw(high_noise)
+        assert float(found[0]) >= 0 and float(found[-1]) <= 1
+        assert float((found - expected).abs().max()) < 0.06, high_noise
 
 
 def test_noise_is_mixed_row_by_row():

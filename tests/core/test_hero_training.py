@@ -436,7 +436,9 @@ def test_a_step_that_gives_no_number_changes_nothing(what, value):
         target[0, 0, 0, 0] = value
     else:
         hook = trainer.lora.parameters()[1].register_hook(lambda gradient: gradient * value)
-    with pytest.raises(Zero2HeroError, match=f"step 3: the {what} is not a number; begin again with a lower learning rate"):
+    with pytest.raises(
+        Zero2HeroError, match=f"step 3: the {what} is not a number; begin again with a lower learning rate"
+    ):
         trainer.step()
     assert_equal(frozen(trainer), before)
     if what == "loss":
