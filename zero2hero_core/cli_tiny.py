@@ -30,10 +30,7 @@ def add_parser(subparsers: Any) -> None:
     train.add_argument(
         "--scale", type=float, default=1.0, help="multiply the number of steps: longer is better (default: 1)"
     )
-    train.add_argument(
-        "--start", type=Path, default=None, help="dit only: the second round, from the weights in this folder"
-    )
-    train.add_argument("--seed", type=int, default=None, help="random seed (default: the recipe's)")
+    train.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     train.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
     cli_shared.add_common(train)
     train.set_defaults(func=run_train)
@@ -79,20 +76,17 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(
             f"--clips, --scale: expected at least one clip and a scale above 0, got {args.clips}, {args.scale:g}."
         )
-    if args.start is not None and args.part != "dit":
-        raise InputError("--start: only the DiT has a second round; give --part dit.")
     device = str(pick_device(args.device))
-    chosen: dict[str, Any] = {"clips": args.clips, "scale": args.scale}
+    chosen: dict[str, Any] = {"seed": args.seed, "clips": args.clips, "scale": args.scale}
 
     def log(line: str) -> None:
         cli_shared.say(args, line)
 
     if args.part == "dit":
-        recipe = scaled_dit_recipe(args.seed, second=args.start is not None, **chosen)
-        train_dit(recipe, args.work, args.out, device=device, start=args.start, log=log)
+        train_dit(scaled_dit_recipe(**chosen), args.work, args.out, device=device, log=log)
         described = dit_metadata(args.out)
     else:
-        train(scaled_recipe(args.seed or 0, **chosen), args.work, args.out, device=device, log=log)
+        train(scaled_recipe(**chosen), args.work, args.out, device=device, log=log)
         described = weights_metadata(args.out)
     return {"command": "tiny train", "part": args.part, "out": str(args.out), **described}
 

@@ -14,10 +14,10 @@ from zero2hero_core.checks import InputError
 from zero2hero_core.cli import main
 from zero2hero_core.hero_training import HeroSettings
 from zero2hero_core.metrics import psnr
-from zero2hero_core.tiny import dit_train, evaluate_hero
+from zero2hero_core.tiny import evaluate_hero
 from zero2hero_core.tiny.degrade import moved, sample_restore, worn
 from zero2hero_core.tiny.dit import DIT_FILE, build_dit, dit_metadata, load_tiny_dit, save_dit
-from zero2hero_core.tiny.dit_train import DiTRecipe, DiTTrainer, scaled_dit_recipe, second_round, train_dit
+from zero2hero_core.tiny.dit_train import DiTRecipe, DiTTrainer, scaled_dit_recipe
 from zero2hero_core.tiny.evaluate_hero import ClipMaterial, Study, run_hero
 from zero2hero_core.tiny.model import weights_folder
 from zero2hero_core.tiny.pool import VIEWS, Pool
@@ -107,28 +107,8 @@ def test_training_the_dit_resumes_to_the_bit(pool, tmp_path: Path):
         other.load(tmp_path / "state.pt")
 
 
-def test_the_second_round_goes_on_from_weights_and_keeps_what_made_them(pool, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(dit_train, "cached_pool", lambda path, build: pool)
-    monkeypatch.setattr(dit_train, "_partners", lambda path, build: pool.latents)
-    recipe = replace(
-        scaled_dit_recipe(clips=2, second=True),
-        bfloat16=False,
-        phases=((1, 2, 4),),
-        learning_rate=0.0,
-        weight_decay=0.0,
-    )
-    train_dit(recipe, tmp_path, tmp_path / "out", start=weights_folder(), log=lambda line: None)
-    made, before = dit_metadata(tmp_path / "out"), dit_metadata()
-    assert made["start recipe"] == before["recipe"] and json.loads(made["recipe"])["start"]
-    weights = load_tiny_dit(tmp_path / "out").transformer.state_dict()
-    for name, tensor in load_tiny_dit().transformer.state_dict().items():
-        torch.testing.assert_close(weights[name], tensor)
-    assert main(["tiny", "train", "--start", str(tmp_path), "--out", str(tmp_path / "no")]) == 2
-
-
 def test_the_recipe_scales_all_its_steps():
     assert scaled_dit_recipe(scale=2).total == 2 * DiTRecipe().total
-    assert scaled_dit_recipe(scale=2, second=True).total == 2 * second_round().total
     rates = [DiTRecipe().rate(step) for step in range(DiTRecipe().total)]
     assert max(rates) == DiTRecipe().learning_rate and rates[-1] < 1e-3 * max(rates) and rates[0] < rates[10]
 

@@ -4,20 +4,16 @@ Flow matching on crops, then on whole frames, of rendered clips. As FLUX.2 is, t
 reference tokens at the places of the two conditions: the wanted look in a worn state (blurred, misplaced, false
 colours), and the frame in its other look; one or both are left out in part of the steps. Neither LoRA nor any result
 of Zero-Stage takes part.
-
-The bundled weights come from two rounds: the recipe as it is, and `second_round` from its weights (`--start FOLDER`).
-That one spends more of its time on whole frames, both references and high noise, which is what restoring asks for.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,25 +23,19 @@ from safetensors.torch import load_file, save_file
 
 from ..checks import InputError
 from ..condition_tokens import pack_latents
-from ..flow_schedule import draw_sigma
 from .degrade import sample_restore
-from .dit import DIT_FILE, as_dit_backbone, build_dit, dit_metadata, load_tiny_dit, save_dit
+from .dit import as_dit_backbone, build_dit, save_dit
 from .model import load_tiny
 from .pool import Pool, build_partners, build_pool, cached_pool
 from .train import Curve
 
 # (share of the steps, the references that are shown): 0 the worn look, 1 the structure
 SHOWN = ((0.6, (0, 1)), (0.2, (0,)), (0.15, (1,)), (0.05, ()))
-MOSTLY_BOTH = ((0.75, (0, 1)), (0.12, (0,)), (0.1, (1,)), (0.03, ()))
 
 
 @dataclass(frozen=True)
 class DiTRecipe:
-    """Everything that decides the weights.
-
-    phases: (steps, pictures a step, crop in latent cells). shown: see `SHOWN`. high_noise: see `draw_sigma`. start:
-    digest of the weights that it goes on from, empty for fresh ones.
-    """
+    """Everything that decides the weights. phases: (steps, pictures a step, crop in latent cells)."""
 
     seed: int = 0
     clips: int = 3000
@@ -56,9 +46,6 @@ class DiTRecipe:
     weight_decay: float = 0.01
     ema: float = 0.999
     bfloat16: bool = True
-    shown: tuple[tuple[float, tuple[int, ...]], ...] = SHOWN
-    high_noise: float = 0.0
-    start: str = ""
 
     @property
     def total(self) -> int:
@@ -84,20 +71,10 @@ class DiTRecipe:
 class DiTTrainer:
     """Transformer, its moving average, optimiser and random state; `step()` does one update and returns the loss."""
 
-    def __init__(
-        self,
-        recipe: DiTRecipe,
-        pool: Pool,
-        partners: torch.Tensor,
-        device: str = "cpu",
-        start: dict[str, torch.Tensor] | None = None,
-    ):
+    def __init__(self, recipe: DiTRecipe, pool: Pool, partners: torch.Tensor, device: str = "cpu"):
         torch.manual_seed(recipe.seed)
         self.recipe, self.pool, self.partners, self.device = recipe, pool, partners, torch.device(device)
-        self.transformer: Any = build_dit()
-        if start is not None:
-            self.transformer.load_state_dict(start)
-        self.transformer.to(self.device).train()
+        self.transformer: Any = build_dit().to(self.device).train()
         self.backbone = as_dit_backbone(self.transformer)
         self.average = {name: tensor.detach().clone() for name, tensor in self.transformer.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
@@ -108,11 +85,11 @@ class DiTTrainer:
 
     def _shown(self) -> tuple[int, ...]:
         point = float(torch.rand((), generator=self.generator))
-        for share, shown in self.recipe.shown:
+        for share, shown in SHOWN:
             if point < share:
                 return shown
             point -= share
-        return self.recipe.shown[0][1]
+        return SHOWN[0][1]
 
     def step(self) -> dict[str, float]:
         """One update."""
@@ -121,7 +98,7 @@ class DiTTrainer:
         batch = sample_restore(self.pool, self.partners, pictures, crop, self.generator)
         wanted, *references = (pack_latents(x).to(self.device) for x in (batch.wanted, batch.worn, batch.structure))
         noise = torch.randn(wanted.shape, generator=self.generator).to(self.device)
-        sigma = draw_sigma(pictures, recipe.high_noise, self.generator)
+        sigma = torch.rand(pictures, generator=self.generator)
         guidance = 1 + 3 * torch.rand(pictures, generator=self.generator)  # without meaning: the model learns that
         mix = sigma.to(self.device)[:, None, None, None]
         noisy = (1 - mix) * wanted + mix * noise
@@ -196,7 +173,6 @@ def train_dit(
     *,
     device: str = "cpu",
     every: int = 100,
-    start: Path | None = None,
     log: Callable[[str], None] = print,
 ) -> None:
     """Run (or go on with) the recipe; the autoencoder is the bundled one.
@@ -204,7 +180,6 @@ def train_dit(
     Args:
         work: folder for the pools, the state to resume from, and `dit_curve.jsonl`.
         out: folder that the weights are written to at the end, with the recipe and the curve as metadata.
-        start: folder of the weights to go on from; what made them stays in the metadata.
     """
     work.mkdir(parents=True, exist_ok=True)
     autoencoder: Any = load_tiny().vae
@@ -217,18 +192,12 @@ def train_dit(
     shared: dict[str, Any] = {"autoencoder": autoencoder, "size": recipe.size, "progress": report}
     pool = cached_pool(work / f"pool_{name}", lambda: build_pool("train", recipe.clips, **shared))
     partners = _partners(work / f"partners_{name}", lambda: build_partners("train", recipe.clips, **shared))
-    first: dict[str, torch.Tensor] | None = None
-    described: dict[str, str] = {}
-    if start:
-        first = load_tiny_dit(start).transformer.state_dict()
-        recipe = replace(recipe, start=hashlib.sha256((start / DIT_FILE).read_bytes()).hexdigest()[:16])
-        described = {f"start {key}": text for key, text in dit_metadata(start).items()}
-    trainer = DiTTrainer(recipe, pool, partners, device, first)
-    state = work / f"dit_state{recipe.start and '_' + recipe.start}.pt"
+    trainer = DiTTrainer(recipe, pool, partners, device)
+    state = work / "dit_state.pt"
     if state.exists():
         trainer.load(state)
         log(f"resumed at step {trainer.done}")
-    curve, sums, counts = Curve(state.with_name(state.stem.replace("state", "curve") + ".jsonl")), Counter(), Counter()  # type: ignore[var-annotated]
+    curve, sums, counts = Curve(work / "dit_curve.jsonl"), Counter(), Counter()  # type: ignore[var-annotated]
     while trainer.done < recipe.total:
         started = time.perf_counter()
         losses = trainer.step()
@@ -240,32 +209,15 @@ def train_dit(
             log(curve.add({"step": trainer.done, "seconds": round(trainer.seconds, 1)} | means))
             sums, counts = Counter(), Counter()
             trainer.save(state)
-    described |= {"recipe": json.dumps(asdict(recipe)), "curve": curve.text()}
+    described = {"recipe": json.dumps(asdict(recipe)), "curve": curve.text()}
     save_dit(out, trainer.averaged(), described)
 
 
-def second_round() -> DiTRecipe:
-    """What follows on the recipe's weights."""
+def scaled_dit_recipe(seed: int = 0, clips: int | None = None, scale: float = 1.0) -> DiTRecipe:
+    """The recipe with another seed, number of clips, or `scale` times the steps."""
     return DiTRecipe(
-        seed=1,
-        clips=1200,
-        phases=((4500, 8, 32),),
-        learning_rate=6e-4,
-        warmup=100,
-        shown=MOSTLY_BOTH,
-        high_noise=0.5,
-    )
-
-
-def scaled_dit_recipe(
-    seed: int | None = None, clips: int | None = None, scale: float = 1.0, second: bool = False
-) -> DiTRecipe:
-    """The recipe (or its second round) with another seed, number of clips, or `scale` times the steps."""
-    recipe = second_round() if second else DiTRecipe()
-    return replace(
-        recipe,
-        seed=recipe.seed if seed is None else seed,
-        clips=recipe.clips if clips is None else clips,
-        phases=tuple((max(1, int(steps * scale)), pictures, crop) for steps, pictures, crop in recipe.phases),
-        warmup=min(recipe.warmup, max(1, int(recipe.warmup * scale))),
+        seed=seed,
+        clips=DiTRecipe.clips if clips is None else clips,
+        phases=tuple((max(1, int(steps * scale)), pictures, crop) for steps, pictures, crop in DiTRecipe.phases),
+        warmup=min(DiTRecipe.warmup, max(1, int(DiTRecipe.warmup * scale))),
     )
