@@ -46,12 +46,18 @@ class HeroStage:
         self.settings.strength(0, len(kinds))  # raises where their number is another
 
     def noise(self, indices: Sequence[int], size_hw: tuple[int, int]) -> torch.Tensor:
-        """Starting noise (B * samples, C, h, w) of frames by their index; the batch size changes nothing."""
+        """Starting noise (B * samples, C, h, w) of frames by their index; the batch size changes nothing.
+
+        Every second sample of a frame starts from the negative of the one before it: what the result owes to the noise
+        is nearly odd in it, and cancels in the average.
+        """
+        samples = self.settings.samples
         rows = []
         for index in indices:
             seed = self.settings.seed if self.same_noise else (self.settings.seed * 1_000_003 + index + 1) % 2**63
             generator = torch.Generator().manual_seed(seed)
-            rows.append(torch.randn(self.settings.samples, self.backbone.channels, *size_hw, generator=generator))
+            drawn = torch.randn((samples + 1) // 2, self.backbone.channels, *size_hw, generator=generator)
+            rows.append(torch.stack([drawn, -drawn], 1).flatten(0, 1)[:samples])
         return torch.cat(rows)
 
     def restore(self, zero: torch.Tensor | None, frames: torch.Tensor | None, indices: Sequence[int]) -> torch.Tensor:

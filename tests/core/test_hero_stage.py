@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -110,6 +111,21 @@ def test_new_noise_for_every_frame_depends_on_its_index_only(backbone, lora):
     assert float(correlations.abs().max()) < 0.2  # independent draws of 512 values
     zero, frames = pictures(1, 1), pictures(1, 2)
     assert not torch.allclose(stage.restore(zero, frames, [0]), stage.restore(zero, frames, [8]), atol=1e-3)
+
+
+def test_samples_come_in_pairs_of_opposite_noise_and_are_averaged(backbone, lora):
+    single = HeroStage(backbone, lora, KINDS, SHORT).noise([0, 1], (4, 4))
+    for samples in (2, 3):
+        stage = HeroStage(backbone, lora, KINDS, replace(SHORT, samples=samples))
+        rows = stage.noise([0, 1], (4, 4)).unflatten(0, (2, samples))
+        assert torch.equal(rows[:, 0], single) and torch.equal(rows[:, 1], -single)
+        assert samples == 2 or not torch.allclose(rows[:, 2].abs(), single.abs(), atol=0.1)
+        zero, frames = pictures(1, 1), pictures(1, 2)
+        inputs = [backbone.encode(zero), backbone.encode(frames)]
+        each = [restore_latents(backbone, lora, KINDS, inputs, rows[:1, i], SHORT) for i in range(samples)]
+        torch.testing.assert_close(
+            stage.restore(zero, frames, [0]), backbone.decode(sum(each) / samples), atol=1e-5, rtol=0
+        )
 
 
 def test_noise_is_standard_normal_and_of_the_seed(backbone, lora):

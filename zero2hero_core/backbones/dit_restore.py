@@ -22,8 +22,9 @@ KINDS = ("zero", "frame")  # what a condition shows: the Zero-Stage result, or t
 class RestoreSettings:
     """Settings of sampling; the defaults are the authors'.
 
-    samples: results from so many noises are averaged: nearer to the truth on the average, softer where the model is not
-    sure. strengths: one per condition, or one for all; 1 is as trained, 0 leaves the condition out.
+    samples: results from so many noises (in pairs of opposite sign) are averaged: nearer to the truth on the average,
+    softer where the model is not sure. strengths: one per condition, or one for all; 1 is as trained, 0 leaves the
+    condition out.
     """
 
     num_inference_steps: int = 25
