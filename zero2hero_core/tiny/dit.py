@@ -26,7 +26,8 @@ RECOMMENDED = {
     "crop": 0.5,
     "light": 1.0,
     "num_inference_steps": 2,
-    "samples": 4,
+    "samples": 2,
+    "high_noise": 0.8,
 }
 DIT_FILE = "tiny_dit.safetensors"
 
