@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from zero2hero_core.checks import InputError
-from zero2hero_core.video_decode import composite, frame_to_rgb
+from .checks import InputError
+from .video_decode import composite, frame_to_rgb
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
 

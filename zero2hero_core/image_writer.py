@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
+from .checks import InputError, ShapeError, Zero2HeroError
 
 
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite: bool = False) -> None:
@@ -97,7 +97,7 @@ def to_bytes(image: torch.Tensor) -> np.ndarray:
 def _save_png(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
     info = PngImagePlugin.PngInfo()
     for name, text in texts.items():
-        info.add_itxt(name, text)
+        info.add_text(name, text)  # Latin-1 as plain tEXt: readers that know no iTXt get it, too
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     picture.save(path, format="PNG", pnginfo=info, compress_level=4)
 

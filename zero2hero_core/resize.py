@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from zero2hero_core.checks import InputError, check_shape
+from .checks import InputError, check_shape
 
 Policy = Literal["resize", "crop", "pad"]
 

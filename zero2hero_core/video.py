@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 
-from zero2hero_core import image_reader
-from zero2hero_core.checks import InputError, check_images, check_index
-from zero2hero_core.image_reader import read_image, read_mask
-from zero2hero_core.resize import Policy, check_policy, resize_frames, target_size
-from zero2hero_core.video_file import DEFAULT_IMAGE_RATE, Clip, ReadFrame, VideoClip
+from . import image_reader
+from .checks import InputError, check_images, check_index
+from .image_reader import read_image, read_mask
+from .resize import Policy, check_policy, resize_frames, target_size
+from .video_file import DEFAULT_IMAGE_RATE, Clip, ReadFrame, VideoClip
 
 __all__ = ["FrameSource", "frame_rate", "open_frames", "read_image", "read_mask", "resize_frames"]
 

@@ -11,9 +11,9 @@ import av
 import numpy as np
 from av.container import OutputContainer
 
-from zero2hero_core.checks import InputError
-from zero2hero_core.image_reader import existing_file
-from zero2hero_core.video_decode import start_time
+from .checks import InputError
+from .image_reader import existing_file
+from .video_decode import start_time
 
 
 class AudioSpan:

@@ -19,7 +19,7 @@ from av.sidedata.sidedata import Type as SideDataType
 from av.stream import Disposition
 from av.video.reformatter import ColorRange
 
-from zero2hero_core.checks import InputError
+from .checks import InputError
 
 ACCURATE = 0x4 | 0x2000 | 0x40000  # libswscale: bicubic, full chroma, accurate rounding (PyAV names them only lately)
 # Weights of red and blue in luma, by stream tag (ITU-T H.273): BT.709, FCC, BT.601 (two tags), SMPTE 240M, BT.2020.

@@ -14,8 +14,8 @@ import av
 import torch
 from av.container import InputContainer
 
-from zero2hero_core.checks import InputError, Zero2HeroError
-from zero2hero_core.video_decode import decode, frame_to_rgb, missing_part, open_video, start_time
+from .checks import InputError, Zero2HeroError
+from .video_decode import decode, frame_to_rgb, missing_part, open_video, start_time
 
 DEFAULT_IMAGE_RATE = Fraction(24)
 ReadFrame = Callable[[int], torch.Tensor]

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from av.container import OutputContainer
 
-from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError, check_images
-from zero2hero_core.image_writer import (
+from .checks import InputError, ShapeError, Zero2HeroError, check_images
+from .image_writer import (
     PngSequence,
     check_target,
     explained,
@@ -31,9 +31,9 @@ from zero2hero_core.image_writer import (
     to_bytes,
     write_image,
 )
-from zero2hero_core.video import frame_rate
-from zero2hero_core.video_audio import AudioSpan, AudioTrack
-from zero2hero_core.video_decode import ACCURATE, open_video
+from .video import frame_rate
+from .video_audio import AudioSpan, AudioTrack
+from .video_decode import ACCURATE, open_video
 
 __all__ = ["VideoWriter", "write_image"]
 

@@ -69,7 +69,7 @@ SURFACE = {
         "to_tokens",
         "unpack_latents",
     },
-    "flow_schedule": {"flow_sigmas", "flux1_mu", "flux2_mu", "mix_noise"},
+    "flow_schedule": {"draw_sigma", "flow_sigmas", "flux1_mu", "flux2_mu", "mix_noise"},
     "flow_propagation": {"chain_flows", "dis_flow", "propagate_frames", "propagate_reference", "warp_backward"},
     "hero_memory": {
         "MemoryEstimate",

@@ -1,0 +1,142 @@
+"""Measure a result against the truth, and the baseline that only moves pixels."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from ..zero2hero_core.checks import InputError, ShapeError
+from ..zero2hero_core.correspondence_file import ClipCorrespondence
+from .convert import mask_to_core, to_core, to_host
+from .host import Progress, io, ui
+from .types import CATEGORY, Correspondence
+
+MEASURING = f"{CATEGORY}/evaluation"
+
+
+class VideoMetrics(io.ComfyNode):
+    """PSNR and SSIM of two clips."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="VideoMetrics",
+            display_name="Video Metrics (Zero-to-Hero)",
+            category=MEASURING,
+            description="Compares frames with the true ones: PSNR and SSIM of each frame and their means.",
+            inputs=[
+                io.Image.Input("frames", tooltip="The frames to measure."),
+                io.Image.Input("truth", tooltip="The true frames: as many, and of the same size."),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to measure: one mask for all frames, or one per frame. Without it: everywhere.",
+                ),
+            ],
+            outputs=[
+                io.Float.Output("psnr", tooltip="Mean of the frames' PSNR in dB; infinite where all are equal."),
+                io.Float.Output("ssim", tooltip="Mean of the frames' SSIM, 1 where they are equal."),
+                io.String.Output("report", tooltip="PSNR and SSIM of every frame as text."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, frames: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None = None) -> io.NodeOutput:
+        pictures, true = to_core(frames, "frames"), to_core(truth, "truth")
+        if pictures.shape != true.shape:
+            raise ShapeError(f"truth: expected {_kind(pictures)} like frames, got {_kind(true)}; resize or cut one.")
+        weights = None if mask is None else mask_to_core(mask, len(pictures), tuple(pictures.shape[-2:]))
+        values = measure(pictures, true, weights)
+        psnr, ssim = (_mean(column) for column in values)
+        report = describe(*values)
+        return io.NodeOutput(psnr, ssim, report, ui=ui.PreviewText(report))
+
+
+def measure(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None) -> tuple[list[float], list[float]]:
+    """PSNR and SSIM of each frame; nan where the mask is empty. (N, 3, H, W) twice, mask (N, 1, H, W) or None."""
+    from ..zero2hero_core.metrics import psnr
+    from .ssim import ssim
+
+    progress, rows = Progress(len(pictures)), []
+    for index in range(len(pictures)):
+        one = slice(index, index + 1)
+        weight = None if mask is None else mask[one]
+        rows.append((float(psnr(pictures[one], truth[one], weight)), float(ssim(pictures[one], truth[one], weight))))
+        progress.step()
+    return [row[0] for row in rows], [row[1] for row in rows]
+
+
+def describe(psnr: list[float], ssim: list[float]) -> str:
+    """A table of the frames with the means on top, and what the means leave out."""
+    lines = [f"mean: PSNR {_mean(psnr):.2f} dB, SSIM {_mean(ssim):.4f}"]
+    empty, equal = sum(map(math.isnan, psnr)), sum(map(math.isinf, psnr))
+    if empty:
+        lines.append(f"{empty} of {len(psnr)} frames have an empty mask and are left out")
+    if equal:
+        lines.append(f"{equal} of {len(psnr)} frames equal the truth exactly")
+    rows = enumerate(zip(psnr, ssim, strict=True))
+    return "\n".join(lines + [f"frame {index}: PSNR {a:.2f} dB, SSIM {b:.4f}" for index, (a, b) in rows])
+
+
+def _mean(values: list[float]) -> float:
+    known = [value for value in values if not math.isnan(value)]
+    if not known:
+        raise InputError("mask: expected some pixels to measure, but it is empty in all frames; draw or invert it.")
+    return sum(known) / len(known)
+
+
+def _kind(images: torch.Tensor) -> str:
+    return f"{len(images)} frames of {images.shape[-1]} x {images.shape[-2]}"
+
+
+class PixelSwap(io.ComfyNode):
+    """The baseline without generation."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="PixelSwap",
+            display_name="Pixel Swap (Zero-to-Hero)",
+            category=MEASURING,
+            description="Moves patches of the reference to the best match in every frame, without any generation: a "
+            "look at the matches, and the baseline that the Zero-Stage has to beat.",
+            inputs=[
+                Correspondence.Input("correspondence", tooltip="Matches of the clip with its anchor."),
+                io.Image.Input("reference", tooltip="The edited anchor, one picture of the size of the frames."),
+            ],
+            outputs=[io.Image.Output("frames", tooltip="One frame for each frame of the clip; patchy by its nature.")],
+        )
+
+    @classmethod
+    def execute(cls, correspondence: ClipCorrespondence, reference: torch.Tensor) -> io.NodeOutput:
+        return io.NodeOutput(swap(correspondence, _reference(correspondence, reference)))
+
+
+def _reference(clip: ClipCorrespondence, reference: torch.Tensor) -> torch.Tensor:
+    images = to_core(reference, "reference")
+    if len(images) != 1 or tuple(images.shape[-2:]) != tuple(clip.size_hw):
+        height, width = clip.size_hw
+        raise ShapeError(
+            f"reference: expected 1 picture of {width} x {height} like the frames, got {_kind(images)}; "
+            "connect the edited anchor, resized to the frames."
+        )
+    return images[0]
+
+
+def swap(clip: ClipCorrespondence, reference: torch.Tensor) -> Any:
+    """IMAGE with a frame for each index of the clip, in order; the anchor is the reference (3, H, W) itself."""
+    from ..zero2hero_core.pixel_swap import pixel_swap
+
+    indices = sorted({*clip.frames, clip.anchor_index})
+    images, progress = torch.empty(len(indices), *reference.shape), Progress(len(indices))
+    for place, index in enumerate(indices):
+        anchor = index == clip.anchor_index
+        images[place] = reference if anchor else pixel_swap(reference, clip.frames[index].finest)
+        progress.step()
+    return to_host(images)
+
+
+NODES = [VideoMetrics, PixelSwap]

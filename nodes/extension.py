@@ -1,0 +1,24 @@
+"""The extension object that the host asks for: the nodes of every topic."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from .host import ComfyExtension, io
+
+TOPICS = ("models", "video", "zero_stage", "hero_training", "hero_stage", "evaluation")
+
+
+class Zero2HeroExtension(ComfyExtension):
+    """Collects the `NODES` of the topic files."""
+
+    async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        """Return every node class, topic by topic."""
+        names = [f"{__package__}.{topic}" for topic in TOPICS]
+        return [node for name in names if find_spec(name) for node in import_module(name).NODES]
+
+
+async def comfy_entrypoint() -> Zero2HeroExtension:
+    """Return the extension."""
+    return Zero2HeroExtension()
