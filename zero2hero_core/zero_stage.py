@@ -95,12 +95,25 @@ class ZeroStage:
         matches: Sequence[Correspondence] | None = None,
         masks: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Frames (B, 3, H, W) in the reference's look, float32 in [0, 1].
+        """Frames (B, 3, H, W) in the reference's look, float32 in [0, 1]. Arguments and errors: `edit_latents`."""
+        clean = self.edit_latents(frames, indices, matches, masks)
+        with self.editor.watch.part("decode"):
+            return self.backbone.decode(clean).cpu()
+
+    def edit_latents(
+        self,
+        frames: torch.Tensor,
+        indices: Sequence[int],
+        matches: Sequence[Correspondence] | None = None,
+        masks: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Clean latents (B, C, h, w) of frames (B, 3, H, W) in the reference's look: what `edit` decodes.
 
         Args:
             indices: places of the frames in the clip.
             matches: their correspondences; computed when None.
             masks: object masks (B, 1, H, W); outside, self-attention is that of the frame's inversion.
+        Raises: ShapeError when frames, matches or masks do not fit the anchor or each other.
         """
         check_images("frames", frames)
         if frames.shape[1:] != self._anchor.shape:
@@ -115,9 +128,7 @@ class ZeroStage:
             matches = [self.correspond(frame, index) for frame, index in zip(frames, indices, strict=True)]
         with self.editor.watch.part("encode"):
             latents = torch.cat([self._encode(frame, index) for frame, index in zip(frames, indices, strict=True)])
-        clean = self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks)
-        with self.editor.watch.part("decode"):
-            return self.backbone.decode(clean).cpu()
+        return self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks)
 
     def _encode(self, frame: torch.Tensor, index: int) -> torch.Tensor:
         """Latents (1, C, h, w) of a frame; not computed again where its features were read a moment ago."""

@@ -1,0 +1,239 @@
+"""The work of the Zero-Stage nodes: checks and sentences for the sockets, batches, progress. The core computes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from ..zero2hero_core.checks import InputError, Zero2HeroError, check_index
+from ..zero2hero_core.correspondence import Correspondence
+from ..zero2hero_core.correspondence_file import ClipCorrespondence
+from ..zero2hero_core.memory_batches import halving
+from ..zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
+from ..zero2hero_core.zero_stage_matches import narrow_matches, weak_share
+from .convert import mask_to_core, mask_to_host, to_core, to_host
+from .host import Progress, io
+from .host_notes import Notes
+from .host_unet import HostUNet
+from .host_unet_checks import check_sides, ignored_parts
+
+LAYERS = {"all (3-11)": (3, 11), "middle and fine (6-11)": (6, 11), "fine (9-11)": (9, 11), "coarse (3-5)": (3, 5)}
+PICTURES = 8  # frames whose matches are shown
+MANY = 0.5  # share of weak matches from which they are warned of
+ALIKE = 4.01 / 255  # reference and anchor that differ by no more are the same picture
+
+
+@dataclass(frozen=True)
+class Matched:
+    """What DIFTCorrespondence gives. pictures: (P, 3, H, 5 W); confidence: MASK (N, H, W)."""
+
+    clip: ClipCorrespondence
+    pictures: torch.Tensor
+    confidence: torch.Tensor
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class Edited:
+    """What MaskedCiAKSampler gives. edited: IMAGE (N, H, W, 3); latents: (N, C, h, w), not scaled for the UNet."""
+
+    edited: torch.Tensor
+    latents: torch.Tensor
+    notes: Notes
+
+
+def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], frames: Any, widgets: Any) -> Matched:
+    """Match every frame with the anchor. native: MODEL, VAE, CONDITIONING. Raises: InputError naming the socket."""
+    images, anchor_index, max_k = to_core(frames, "frames"), widgets["anchor_index"], widgets["max_k"]
+    check_index("anchor_index", anchor_index, len(images))
+    progress = Progress(len(images) + 1)
+    backbone = HostUNet(*native, on_call=progress.step)
+    check_sides("frames", images, backbone.multiple)
+    wide = widgets["neighbourhood"]
+    settings = ZeroStageSettings(
+        k=max_k,
+        timestep=_given(widgets["timestep"]),
+        block=_given(widgets["block"]),
+        ensemble=widgets["ensemble"],
+        neighbourhood=None if wide >= 1 else wide,
+        seed=widgets["seed"],
+    )
+    anchor = images[anchor_index]
+    stage = ZeroStage(backbone, anchor, anchor, anchor_index, settings)
+    _check_max_k(max_k, stage.editor.grids)
+    matches = {index: stage.correspond(frame, index).cpu() for index, frame in enumerate(images)}
+    used = stage.settings
+    described = {"model": backbone.name, "k": max_k, "timestep": used.timestep, "block": used.block, "seed": used.seed}
+    clip = ClipCorrespondence(matches, tuple(images.shape[-2:]), anchor_index, described)
+    notes = Notes(node)
+    _say_confidence(notes, clip)
+    _say_ignored(notes, native[2])
+    return Matched(clip, _pictures(clip, images), _confidence(clip), notes)
+
+
+def _given(value: int) -> int | None:
+    return None if value < 0 else value
+
+
+def _check_max_k(max_k: int, grids: list[tuple[int, int]]) -> None:
+    coarse, middle, fine = (h * w for h, w in grids)
+    most = min(4 * coarse + 3, middle, fine // 4)
+    if max_k > most:
+        raise InputError(f"max_k: expected at most {most} for frames of this size, got {max_k}; lower it.")
+
+
+def _pictures(clip: ClipCorrespondence, images: torch.Tensor) -> torch.Tensor:
+    from ..zero2hero_core.pictures import matches_picture
+
+    last = len(images) - 1
+    shown = sorted({round(place * last / (PICTURES - 1)) for place in range(PICTURES)})
+    anchor = images[clip.anchor_index]
+    return torch.stack([matches_picture(clip.frames[index], anchor, images[index]) for index in shown])
+
+
+def _confidence(clip: ClipCorrespondence) -> torch.Tensor:
+    small = torch.stack([clip.frames[index].confidence for index in sorted(clip.frames)])[:, None]
+    return mask_to_host(torch.nn.functional.interpolate(small, size=clip.size_hw, mode="nearest"))
+
+
+def _say_confidence(notes: Notes, clip: ClipCorrespondence) -> None:
+    others = [matches for index, matches in clip.frames.items() if index != clip.anchor_index]
+    if not others:
+        notes.warn("the clip has one frame, the anchor: there is nothing to match.")
+        return
+    mean = sum(float(matches.confidence.mean()) for matches in others) / len(others)
+    weak = sum(weak_share(matches) for matches in others) / len(others)
+    text = f"{weak:.0%} of the matches are weak (confidence below 0.5), mean confidence {mean:.2f}"
+    if weak > MANY:
+        notes.warn(
+            f"{text}: expect smears; choose an anchor that shows more of the object, or a model that fits the footage."
+        )
+    else:
+        notes.say(f"{text}.")
+
+
+def edit_clip(
+    node: type[io.ComfyNode],
+    native: tuple[Any, Any, Any],
+    correspondence: ClipCorrespondence,
+    clip: tuple[Any, Any, Any],
+    widgets: Any,
+) -> Edited:
+    """Zero-Stage on all frames. native: MODEL, VAE, CONDITIONING; clip: frames, reference, mask or None.
+
+    Raises: InputError naming the socket; Zero2HeroError when one frame alone does not fit into memory.
+    """
+    images, reference, masks = _read_clip(clip, correspondence)
+    notes, steps, batch = Notes(node), widgets["steps"], widgets["batch"]
+    settings = _settings(widgets)
+    progress = Progress(steps + 2 * steps * -(-len(images) // batch))
+    backbone = HostUNet(*native, on_call=progress.step)
+    check_sides("frames", images, backbone.multiple)
+    anchor_index = correspondence.anchor_index
+    anchor = images[anchor_index]
+    _say_no_ops(notes, anchor, reference, masks)
+    _say_ignored(notes, native[2])
+    stage = ZeroStage(backbone, anchor, reference, anchor_index, settings)
+    matches = _narrow(correspondence, settings, stage)
+    backbone.extra_memory = _bank_bytes(backbone, stage, settings, masks is not None, batch)
+    edited = torch.empty(len(images), *images.shape[-2:], 3)
+    latents: list[torch.Tensor] = []
+
+    def work(numbers: list[int]) -> list[torch.Tensor]:
+        chosen = [matches[number] for number in numbers] if matches else None
+        inside = None if masks is None else masks[numbers]
+        return list(stage.edit_latents(images[numbers], numbers, chosen, inside))
+
+    for number, clean in _batches(work, len(images), batch):
+        picture = backbone.decode(clean[None])
+        edited[number] = to_host(picture)[0]
+        latents.append(backbone.vae_latents(clean[None]).cpu())
+        progress.step(0, picture[0])
+    if not all(bool(torch.isfinite(one).all()) for one in latents):
+        notes.warn("the result holds numbers that are not finite; start ComfyUI with --force-fp32 or --bf16-unet.")
+    return Edited(edited, torch.cat(latents), notes)
+
+
+def _batches(work: Any, count: int, batch: int) -> Any:
+    try:
+        yield from halving(work, range(count), batch)
+    except Zero2HeroError as error:
+        if isinstance(error, InputError):
+            raise
+        raise Zero2HeroError(
+            "frames: out of memory with a single frame; resize the frames or start ComfyUI with --lowvram."
+        ) from error
+
+
+def _read_clip(clip: tuple[Any, Any, Any], correspondence: ClipCorrespondence) -> tuple[torch.Tensor, Any, Any]:
+    """Frames (N, 3, H, W), reference (3, H, W), masks (N, 1, H, W) or None, checked against each other."""
+    frames, reference, mask = clip
+    images, picture = to_core(frames, "frames"), to_core(reference, "reference")
+    (height, width), made = images.shape[-2:], correspondence.size_hw
+    if len(picture) != 1 or picture.shape[-2:] != images.shape[-2:]:
+        raise InputError(
+            f"reference: expected one picture of {width} x {height} pixels like the frames, got {len(picture)} of "
+            f"{picture.shape[-1]} x {picture.shape[-2]}; connect the edited anchor frame, resized without cropping."
+        )
+    if sorted(correspondence.frames) != list(range(len(images))) or tuple(made) != (height, width):
+        raise InputError(
+            f"correspondence: expected matches of these {len(images)} frames of {width} x {height}, got "
+            f"{len(correspondence.frames)} of {made[1]} x {made[0]}; connect the same frames to DIFTCorrespondence."
+        )
+    check_index("correspondence", correspondence.anchor_index, len(images))
+    masks = None if mask is None else mask_to_core(mask, len(images), (height, width))
+    return images, picture[0], masks
+
+
+def _settings(widgets: Any) -> ZeroStageSettings:
+    first, last = LAYERS[widgets["layers"]]
+    return ZeroStageSettings(
+        num_inference_steps=widgets["steps"],
+        k={"adaptive": "adaptive", "all": -1}.get(widgets["tokens"], widgets["k"]),
+        gamma=widgets["gamma"],
+        tau=widgets["tau"],
+        layers=tuple(range(first, last + 1)),
+        adain_start=widgets["adain_start"],
+    )
+
+
+def _narrow(
+    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage
+) -> dict[int, Correspondence] | None:
+    if settings.k == -1:
+        return None
+    known = correspondence.frames
+    for grid in stage.editor.grids:
+        known[0].level(grid)  # raises where the grid is another
+    return {number: narrow_matches(known[number], settings.k) for number in known}
+
+
+def _say_no_ops(notes: Notes, anchor: torch.Tensor, reference: torch.Tensor, masks: torch.Tensor | None) -> None:
+    if float((anchor - reference).abs().max()) <= ALIKE:
+        notes.warn("the reference is the anchor itself, so the clip keeps its look; connect its edit to `reference`.")
+    if masks is None:
+        return
+    empty = sum(not bool(mask.any()) for mask in masks)
+    if empty:
+        where = "every frame, so nothing is edited" if empty == len(masks) else f"{empty} of {len(masks)} frames"
+        notes.warn(f"the mask is empty in {where}.")
+
+
+def _say_ignored(notes: Notes, conditioning: Any) -> None:
+    if parts := ignored_parts(conditioning):
+        notes.warn(f"{', '.join(parts)} in `conditioning`: no effect here; connect a plain CLIP Text Encode.")
+
+
+def _bank_bytes(backbone: HostUNet, stage: ZeroStage, settings: ZeroStageSettings, masked: bool, batch: int) -> int:
+    """What the inversions keep on the device: keys, values and queries of each layer at each step."""
+    one = settings.k == 1
+    kept_reference = {layer: 1 if one and layer < 9 else 2 for layer in settings.layers}
+    kept_target = {layer: 3 if masked else int(not (one and layer < 9)) for layer in settings.layers}
+    widths, grids = backbone.widths(), stage.editor.grids
+    numbers = 0
+    for layer in settings.layers:
+        h, w = grids[layer // 3 - 1]
+        numbers += h * w * widths[layer] * (kept_reference[layer] + batch * kept_target[layer])
+    return numbers * settings.num_inference_steps * backbone.dtype.itemsize
