@@ -1,0 +1,148 @@
+"""A FLUX checkpoint of random weights (full width, one block of each kind) in a single file, read by the host and by
+the core; prints how far the restored latents are apart, and what the host trains on."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from pathlib import Path
+
+import comfy.sd
+import torch
+from safetensors.torch import load_file, save_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hero_parts import random_lora
+from zero2hero_ext.nodes.hero_lora import read_hero_lora
+from zero2hero_ext.nodes.host_dit import HostDiT
+from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
+from zero2hero_ext.nodes.host_train import host_tensor, load_weights, prepare_training, training_mode
+from zero2hero_ext.zero2hero_core.backbones.dit import FLUX1, DiTBackbone, TextEmbedding
+from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
+from zero2hero_ext.zero2hero_core.backbones.dit_single_file import fill_transformer, infer_config, locate_transformer
+from zero2hero_ext.zero2hero_core.backbones.folder import build_on_meta
+from zero2hero_ext.zero2hero_core.backbones.lora_file import load_lora
+from zero2hero_ext.zero2hero_core.backbones.weights import open_weights
+from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
+
+WIDTH, TEXT, POOLED, HEAD = 3072, 4096, 768, 128
+folder = Path(sys.argv[1])
+
+
+class Vae:
+    """Latents only."""
+
+    latent_channels = 16
+
+
+def shapes() -> dict[str, tuple[int, ...]]:
+    """Linear layers (out, in) and gains of FLUX.1-dev with one block of each kind, in the original layout."""
+    d, linears = WIDTH, {"img_in": (WIDTH, 64), "txt_in": (WIDTH, TEXT), "final_layer.linear": (64, WIDTH)}
+    linears["final_layer.adaLN_modulation.1"] = (2 * d, d)
+    for name, width in (("time_in", 256), ("guidance_in", 256), ("vector_in", POOLED)):
+        linears |= {f"{name}.in_layer": (d, width), f"{name}.out_layer": (d, d)}
+    found = {}
+    for stream in ("img", "txt"):
+        block = f"double_blocks.0.{stream}"
+        linears |= {f"{block}_mod.lin": (6 * d, d), f"{block}_attn.qkv": (3 * d, d), f"{block}_attn.proj": (d, d)}
+        linears |= {f"{block}_mlp.0": (4 * d, d), f"{block}_mlp.2": (d, 4 * d)}
+        found |= {f"{block}_attn.norm.{part}_norm.scale": (HEAD,) for part in ("query", "key")}
+    block = "single_blocks.0"
+    linears |= {f"{block}.linear1": (7 * d, d), f"{block}.linear2": (d, 5 * d), f"{block}.modulation.lin": (3 * d, d)}
+    found |= {f"{block}.norm.{part}_norm.scale": (HEAD,) for part in ("query", "key")}
+    for name, shape in linears.items():
+        found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
+    return found
+
+
+def write_checkpoint(path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in shapes().items():
+        scale = 0.02 if len(shape) == 1 else shape[-1] ** -0.5
+        tensor = torch.empty(shape, dtype=torch.bfloat16)
+        tensor.normal_(generator=generator).mul_(scale)
+        tensors[name] = tensor + 1 if name.endswith("scale") else tensor
+    save_file(tensors, path)
+
+
+def core_backbone(path: Path, text: TextEmbedding) -> DiTBackbone:
+    weights = open_weights(path)
+    prefix, original, flux2 = locate_transformer(weights)
+    module = build_on_meta("FluxTransformer2DModel", infer_config(weights, prefix, original, flux2), path)
+    fill_transformer(module, weights, prefix, original, device=torch.device("cpu"), dtype=torch.float32)
+    return DiTBackbone(module.eval().requires_grad_(False), FLUX1, text=text)
+
+
+def restore(backbone, lora, settings):
+    generator = torch.Generator().manual_seed(5)
+    inputs = [torch.randn(2, 64, 4, 4, generator=generator) for _ in range(2)]
+    noise = HeroStage(backbone, None, ("zero", "frame"), settings).noise([0, 1], (4, 4))
+    return restore_latents(backbone, lora, ("zero", "frame"), inputs, noise, settings)
+
+
+def write_authors_lora(path: Path, rank: int = 4) -> None:
+    """Two conditions in the format of the paper's authors."""
+    generator, tensors = torch.Generator().manual_seed(8), {}
+    for stack, parts in (
+        ("transformer_blocks", ("q", "k", "v", "proj")),
+        ("single_transformer_blocks", ("q", "k", "v")),
+    ):
+        for part in parts:
+            for index in range(2):
+                key = f"{stack}.0.attn.processor.{part}_loras.{index}"
+                tensors[f"{key}.down.weight"] = torch.randn(rank, WIDTH, generator=generator) / WIDTH**0.5
+                tensors[f"{key}.up.weight"] = torch.randn(WIDTH, rank, generator=generator) / rank**0.5
+    save_file(tensors, path)
+
+
+path, lora_file, authors_file = (folder / f"{name}.safetensors" for name in ("flux_random", "hero", "authors"))
+write_checkpoint(path)
+generator = torch.Generator().manual_seed(1)
+words, pooled = torch.randn(1, 6, TEXT, generator=generator), torch.randn(1, POOLED, generator=generator)
+settings = RestoreSettings(num_inference_steps=2)
+core = core_backbone(path, TextEmbedding(words, pooled))
+lora = random_lora(core, lora_file)
+expected, plain = restore(core, lora, settings), restore(core, None, settings)
+found = {"effect of the LoRA": float((expected - plain).abs().max()), "size": float(plain.abs().max())}
+lora.remove()
+write_authors_lora(authors_file)
+lora, _ = load_lora(authors_file, core)
+authors = restore(core, lora, settings)
+del core, lora
+gc.collect()
+
+with torch.inference_mode():
+    model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
+    conditioning = [[words, {"pooled_output": pooled, "guidance": 3.5}]]
+    host = HostDiT(model, Vae(), conditioning)
+    found["model"] = [host.name, host.family.name, host.layers, str(host.dtype)]
+    host_lora = HostLoRA(model, fit(read_hero_lora(lora_file), model, host.family))
+    found["latents"] = float((restore(host, host_lora, settings) - expected).abs().max())
+    found["without LoRA"] = float((restore(host, None, settings) - plain).abs().max())
+
+    lora = read_hero_lora(authors_file)
+    found["authors' kinds"] = lora.kinds(2)
+    host_lora = HostLoRA(model, fit(lora, model, host.family))
+    found["authors' latents"] = float((restore(host, host_lora, settings) - authors).abs().max())
+
+    # A host LoRA on the MODEL: the same in sampling and in what is trained on.
+    key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
+    patched = model.clone()
+    patched.add_patches({key: ("diff", (torch.full((3 * WIDTH, WIDTH), 1e-3),))})
+    native = restore(HostDiT(patched, Vae(), conditioning), None, settings)
+    found["effect of the host's LoRA"] = float((native - plain).abs().max())
+    with training_mode():
+        backbone = prepare_training(patched, Vae(), conditioning)
+        load_weights(backbone, patched, "as loaded")
+        found["trained on"] = float((restore(backbone, None, settings) - native).abs().max())
+        held = backbone.transformer.transformer_blocks[0].attn.to_k.weight
+        own = patched.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
+        found["memory is shared"] = held.untyped_storage().data_ptr() == own.untyped_storage().data_ptr()
+        del backbone, held, own
+    restore(HostDiT(model, Vae(), conditioning), None, settings)  # the host takes the patch off again
+    value = host_tensor(patched, "transformer_blocks.0.attn.to_q.weight")
+    stored = load_file(path)["double_blocks.0.img_attn.qkv.weight"][:WIDTH].float()
+    found["patched while not loaded"] = float((value - stored - 1e-3).abs().max())
+print(json.dumps(found))

@@ -1,0 +1,51 @@
+"""Restores two frames with the tiny DiT, as the host's MODEL and as the core's backbone; prints the differences."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hero_parts import pictures, random_lora
+from zero2hero_ext.nodes.hero_lora import read_hero_lora
+from zero2hero_ext.nodes.host_dit import HostDiT
+from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
+from zero2hero_ext.nodes.host_tiny import tiny_vae
+from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
+from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
+from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
+
+core = load_tiny_dit()
+path = Path(tempfile.mkdtemp()) / "hero.safetensors"
+with torch.inference_mode():  # as the host runs its nodes
+    model, conditioning = load_tiny_dit_model()
+    host = HostDiT(model, tiny_vae(), conditioning)
+before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+core_lora = random_lora(core, path)
+found = {}
+kinds, settings = ("zero", "frame"), RestoreSettings(num_inference_steps=3, samples=2, strengths=(1.0, 0.5))
+zero, frames = (pictures(2, 128, seed).movedim(-1, 1) for seed in (1, 2))
+with torch.inference_mode():
+    host_lora = HostLoRA(model, fit(read_hero_lora(path), model, host.family))
+    inputs = [core.encode(zero), core.encode(frames)]
+    found["encode"] = float((host.encode(zero) - inputs[0]).abs().max())
+    noise = HeroStage(core, core_lora, kinds, settings).noise([0, 1], (8, 8))
+    both = ((core, core_lora), (host, host_lora))
+    with_lora = [restore_latents(dit, lora, kinds, inputs, noise, settings) for dit, lora in both]
+    found["latents"] = float((with_lora[0] - with_lora[1]).abs().max())
+    without = restore_latents(host, None, kinds, inputs, noise, settings)
+    found["effect of the LoRA"] = float((without - with_lora[1]).abs().max())
+    smaller = [inputs[0], torch.nn.functional.avg_pool2d(inputs[1], 2)]  # a condition at half the size
+    scaled = [restore_latents(dit, lora, kinds, smaller, noise, settings) for dit, lora in both]
+    found["latents, small condition"] = float((scaled[0] - scaled[1]).abs().max())
+    made = [HeroStage(dit, lora, kinds, settings).restore(zero, frames, [0, 1]) for dit, lora in both]
+    found["pictures"] = float((made[0] - made[1]).abs().max())
+after = model.model.state_dict()
+found["model changed"] = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+found["hooks left"] = sum(len(module._forward_hooks) for module in model.model.modules())
+print(json.dumps(found))

@@ -1,0 +1,114 @@
+"""HeroLoRATrainer on the tiny DiT, as the host runs it: under inference mode. Prints what the test looks at."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import comfy.model_management
+import torch
+from safetensors.torch import load_file
+
+sys.path.insert(0, str(Path(__file__).parent))
+import folder_paths
+from hero_parts import pictures, sampled
+from zero2hero_ext.nodes import hero_training_work
+from zero2hero_ext.nodes.hero_stage import HeroRestore
+from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
+from zero2hero_ext.nodes.host_tiny import tiny_vae
+from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+
+WIDGETS = {
+    "anchor_index": 1,
+    "mode": "explicit",
+    "rank": 2,
+    "steps": 4,
+    "learning_rate": 0.0,
+    "seed": 0,
+    "weights": "as loaded",
+    "checkpointing": False,
+    "light": -1.0,
+    "crop": 0.0,
+    "evaluate_every": 0,
+    "save_every": 100,
+    "name": "hero/lora",
+}
+found = {}
+
+
+def widgets(**changes):
+    """The widgets with some changed."""
+    return WIDGETS | changes
+
+
+def interrupt_at(step):
+    """Cancel, as if pressed during a training step."""
+    trainer = hero_training_work.HeroTrainer
+    plain = trainer.step
+
+    def cancelled(self):
+        loss = plain(self)
+        if self.done == step:
+            comfy.model_management.interrupt_current_processing()
+        return loss
+
+    trainer.step = cancelled
+    return lambda: setattr(trainer, "step", plain)
+
+
+with torch.inference_mode():  # as the host loads models and runs nodes
+    model, conditioning = load_tiny_dit_model()
+    vae = tiny_vae()
+    native = {"model": model, "vae": vae, "conditioning": conditioning}
+    clip = {"zero_frames": pictures(3, 128, 1), "frames": pictures(3, 128, 2), "reference": pictures(1, 128, 3)}
+    before = {name: tensor.clone() for name, tensor in model.model.state_dict().items()}
+    first = sampled(model, conditioning)
+    found["inference weights"] = all(tensor.is_inference() for tensor in model.model.state_dict().values())
+
+    done = HeroLoRATrainer.execute(**native, **clip, **widgets())
+    lora, samples, plot = done.result
+    found["samples"], found["plot"] = list(samples.shape), list(plot.shape)
+    found["said"] = done.ui
+    files = sorted(Path(folder_paths.get_folder_paths("loras")[0]).rglob("*.safetensors"))
+    found["files"] = [path.name for path in files]
+    whole = load_file(files[0])
+
+    again = HeroLoRATrainer.execute(**native, **clip, **widgets())
+    found["again said"] = again.ui
+    found["again equal"] = bool(torch.equal(again.result[1], samples))
+
+    undo = interrupt_at(2)
+    try:
+        HeroLoRATrainer.execute(**native, **clip, **widgets(name="hero/other"))
+        found["cancel"] = "was not raised"
+    except comfy.model_management.InterruptProcessingException as error:
+        found["cancel"] = type(error).__name__
+    undo()
+    folders = Path(folder_paths.get_output_directory()) / "zero2hero"
+    found["state kept"] = [path.parent.name for path in folders.rglob("state.pt")]
+    resumed = HeroLoRATrainer.execute(**native, **clip, **widgets(name="hero/other"))
+    found["resumed said"] = resumed.ui
+    other = resumed.result[0].state
+    found["resumed differs by"] = max(float((other[name] - whole[name]).abs().max()) for name in whole)
+    found["trained by"] = max(float(whole[name].abs().max()) for name in whole if "lora_B" in name)
+
+    after = model.model.state_dict()
+    found["model changed"] = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
+    found["KSampler unchanged"] = bool(torch.equal(sampled(model, conditioning), first))
+    restored = HeroRestore.execute(
+        **native,
+        hero_lora=lora,
+        zero_frames=clip["zero_frames"],
+        frames=clip["frames"],
+        steps=0,
+        samples=0,
+        zero_strength=1.0,
+        frame_strength=1.0,
+        seed=0,
+        same_noise=True,
+        batch_size=2,
+    ).result[0]
+    found["restored"] = list(restored.shape)
+    found["native and trained on"] = float((restored - samples).abs().max())
+print(json.dumps(found))

@@ -1,0 +1,119 @@
+"""Everything that can be wired wrongly into the Hero nodes; prints what the user reads, case by case, as JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from hero_parts import pictures, random_lora
+from zero2hero_ext.nodes.hero_lora import read_hero_lora
+from zero2hero_ext.nodes.hero_stage import HeroLoRALoad, HeroLoRASave, HeroRestore
+from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
+from zero2hero_ext.nodes.host_tiny import tiny_conditioning, tiny_model, tiny_vae
+from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.zero2hero_core.checks import InputError
+from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
+
+RESTORE = {
+    "steps": 1,
+    "samples": 1,
+    "zero_strength": 1.0,
+    "frame_strength": 1.0,
+    "seed": 0,
+    "same_noise": True,
+    "batch_size": 2,
+}
+TRAIN = {
+    "anchor_index": 0,
+    "mode": "explicit",
+    "rank": 2,
+    "steps": 1,
+    "learning_rate": 0.0,
+    "seed": 0,
+    "weights": "as loaded",
+    "checkpointing": False,
+    "light": 0.0,
+    "crop": 0.0,
+    "evaluate_every": 0,
+    "save_every": 100,
+    "name": "hero/lora",
+}
+path = Path(tempfile.mkdtemp()) / "made_for_tiny.safetensors"
+random_lora(load_tiny_dit(), path)
+said: dict[str, str] = {}
+
+with torch.inference_mode():
+    model, conditioning = load_tiny_dit_model()
+    vae, lora = tiny_vae(), read_hero_lora(path)
+    zero_frames, frames, reference = pictures(2, 64, 1), pictures(2, 64, 2), pictures(1, 64, 3)
+    words, extras = conditioning[0]
+    GOOD = {
+        "model": model,
+        "vae": vae,
+        "conditioning": conditioning,
+        "zero_frames": zero_frames,
+        "frames": frames,
+    }
+
+    def restore(case: str, **changes) -> None:
+        attempt(f"restore: {case}", HeroRestore, GOOD | {"hero_lora": lora} | RESTORE | changes)
+
+    def train(case: str, **changes) -> None:
+        attempt(f"train: {case}", HeroLoRATrainer, GOOD | {"reference": reference} | TRAIN | changes)
+
+    def attempt(case: str, node, given) -> None:
+        try:
+            node.execute(**given)
+            said[case] = "(went through)"
+        except InputError as error:
+            said[case] = str(error)
+
+    for run in (restore, train):
+        run("SD model", model=tiny_model())
+        run("VAE of another model", vae=SimpleNamespace(latent_channels=4))
+        run("prompt of another model", conditioning=tiny_conditioning())
+        run("two prompts", conditioning=[*conditioning, *conditioning])
+        run("ControlNet", conditioning=[[words, {**extras, "control": object()}]])
+        run("unequal counts", zero_frames=pictures(3, 64))
+        run("unequal sizes", zero_frames=pictures(2, 80))
+        run("odd sizes", zero_frames=pictures(2, 72), frames=pictures(2, 72))
+    wider = {key: torch.cat([value, value], -1) if "lora_A" in key else value for key, value in lora.state.items()}
+    restore(
+        "LoRA of another family",
+        hero_lora=dataclasses.replace(lora, metadata=dataclasses.replace(lora.metadata, family="flux1")),
+    )
+    restore("LoRA of another width", hero_lora=dataclasses.replace(lora, state=wider))
+    restore("both strengths 0", zero_strength=0.0, frame_strength=0.0)
+    restore("one strength 0", frame_strength=0.0)
+    train("two references", reference=pictures(2, 64))
+    train("reference of another size", reference=pictures(1, 80))
+    train("anchor outside", anchor_index=2)
+    train("implicit without its frames", mode="implicit")
+    train("a name that leads out", name="../../lora")
+    linear = model.model.diffusion_model.img_in
+    kept = linear.weight
+    linear.weight = torch.nn.Parameter(torch.zeros(kept.shape, dtype=torch.uint8), requires_grad=False)
+    train("quantised weights")
+    linear.weight = kept
+    train("no edit", reference=frames[:1])
+
+    saved = HeroLoRASave.execute(lora, "hero/mine", "bfloat16", False).result[0]
+    loaded = HeroLoRALoad.execute("hero/mine.safetensors").result[0]
+    said["saved"] = Path(saved).name
+    said["loaded"] = f"{loaded.metadata == lora.metadata} {sorted(loaded.state) == sorted(lora.state)}"
+    attempt(
+        "save again", HeroLoRASave, {"hero_lora": lora, "name": "hero/mine", "precision": "float32", "overwrite": False}
+    )
+    attempt(
+        "overwrite", HeroLoRASave, {"hero_lora": lora, "name": "hero/mine", "precision": "float32", "overwrite": True}
+    )
+    said["offered"] = " ".join(HeroLoRALoad.GET_SCHEMA().inputs[0].options)
+    said["fingerprint"] = str(HeroLoRALoad.fingerprint_inputs("hero/mine.safetensors") != "")
+print(json.dumps(said, indent=1))
