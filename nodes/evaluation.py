@@ -36,9 +36,13 @@ class VideoMetrics(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Float.Output("psnr", tooltip="Mean of the frames' PSNR in dB; infinite where all are equal."),
-                io.Float.Output("ssim", tooltip="Mean of the frames' SSIM, 1 where they are equal."),
-                io.String.Output("report", tooltip="PSNR and SSIM of every frame as text."),
+                io.Float.Output(
+                    "psnr", display_name="psnr", tooltip="Mean of the frames' PSNR in dB; infinite where all are equal."
+                ),
+                io.Float.Output(
+                    "ssim", display_name="ssim", tooltip="Mean of the frames' SSIM, 1 where they are equal."
+                ),
+                io.String.Output("report", display_name="report", tooltip="PSNR and SSIM of every frame as text."),
             ],
             is_output_node=True,
         )
@@ -107,7 +111,13 @@ class PixelSwap(io.ComfyNode):
                 Correspondence.Input("correspondence", tooltip="Matches of the clip with its anchor."),
                 io.Image.Input("reference", tooltip="The edited anchor, one picture of the size of the frames."),
             ],
-            outputs=[io.Image.Output("frames", tooltip="One frame for each frame of the clip; patchy by its nature.")],
+            outputs=[
+                io.Image.Output(
+                    "frames",
+                    display_name="frames",
+                    tooltip="One frame for each frame of the clip; patchy by its nature.",
+                )
+            ],
         )
 
     @classmethod

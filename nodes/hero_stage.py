@@ -44,7 +44,14 @@ def _restore_widgets() -> list[io.Input]:
             step=0.05,
             tooltip="How strongly the original frame is attended to; 1 is as trained, 0 leaves it out.",
         ),
-        io.Int.Input("seed", default=0, min=0, max=2**64 - 1, tooltip="Of the starting noise."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=False,  # the front end would draw a new one after each run, and all starts anew
+            tooltip="Of the starting noise.",
+        ),
         io.Boolean.Input(
             "same_noise",
             default=True,
@@ -78,7 +85,9 @@ class HeroRestore(io.ComfyNode):
                 *clip_inputs(),
                 *_restore_widgets(),
             ],
-            outputs=[io.Image.Output("restored", tooltip="The restored frames, for VideoSave.")],
+            outputs=[
+                io.Image.Output("restored", display_name="restored", tooltip="The restored frames, for VideoSave.")
+            ],
             hidden=[io.Hidden.unique_id],
         )
 
@@ -106,7 +115,11 @@ class HeroLoRALoad(io.ComfyNode):
             description="Reads a LoRA that HeroLoRATrainer made, or one in the format of the paper's authors. Ordinary "
             "LoRA files do not belong here: they go on the MODEL with the host's LoRA loaders.",
             inputs=[io.Combo.Input("file", options=model_files("loras"), tooltip="A file of models/loras.")],
-            outputs=[HeroLora.Output("hero_lora", tooltip="For HeroRestore, with the MODEL it was trained on.")],
+            outputs=[
+                HeroLora.Output(
+                    "hero_lora", display_name="hero_lora", tooltip="For HeroRestore, with the MODEL it was trained on."
+                )
+            ],
         )
 
     @classmethod
@@ -148,7 +161,7 @@ class HeroLoRASave(io.ComfyNode):
                     "overwrite", default=False, tooltip="Replace a file of that name; off: an existing one is kept."
                 ),
             ],
-            outputs=[io.String.Output("saved_as", tooltip="Where the file lies.")],
+            outputs=[io.String.Output("saved_as", display_name="saved_as", tooltip="Where the file lies.")],
             is_output_node=True,
         )
 

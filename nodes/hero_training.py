@@ -53,13 +53,20 @@ def _size_widgets() -> list[io.Input]:
             round=0.0000001,
             tooltip="0 takes what suits the model (0.0001 for FLUX).",
         ),
-        io.Int.Input("seed", default=0, min=0, max=2**63 - 1, tooltip="Of the training."),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**63 - 1,
+            control_after_generate=False,  # the front end would draw a new one after each run, and all starts anew
+            tooltip="Of the training.",
+        ),
         io.Combo.Input(
             "weights",
             options=WEIGHTS,
             default="as loaded",
-            tooltip="How the model is held while training. as loaded: no extra memory. fp8 and nf4 (NVIDIA, needs "
-            "bitsandbytes) hold a copy of a half and a quarter of the size of bf16, for smaller cards.",
+            tooltip="How the model is held while training. as loaded: no extra memory. fp8 and nf4 hold a copy "
+            "of a half and a quarter of the size of bf16, for smaller cards; nf4 needs an NVIDIA card and bitsandbytes.",
         ),
         io.Boolean.Input(
             "checkpointing", default=False, tooltip="Less memory for activations, about a third slower; same result."
@@ -143,9 +150,17 @@ class HeroLoRATrainer(io.ComfyNode):
                 *_run_widgets(),
             ],
             outputs=[
-                HeroLora.Output("hero_lora", tooltip="For HeroRestore with the same MODEL, and Hero LoRA Save."),
-                io.Image.Output("samples", tooltip="Frames restored at the end: the anchor, first, middle and last."),
-                io.Image.Output("loss_plot", tooltip="Loss and PSNR by step."),
+                HeroLora.Output(
+                    "hero_lora",
+                    display_name="hero_lora",
+                    tooltip="For HeroRestore with the same MODEL, and Hero LoRA Save.",
+                ),
+                io.Image.Output(
+                    "samples",
+                    display_name="samples",
+                    tooltip="Frames restored at the end: the anchor, first, middle and last.",
+                ),
+                io.Image.Output("loss_plot", display_name="loss_plot", tooltip="Loss and PSNR by step."),
             ],
             hidden=[io.Hidden.unique_id],
         )

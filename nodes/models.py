@@ -26,11 +26,21 @@ class ZeroToHeroTinyModels(io.ComfyNode):
             "a teaching aid: for footage of your own, load Stable Diffusion 1.5 or 2.1 and FLUX.",
             inputs=[],
             outputs=[
-                io.Model.Output("zero_model", tooltip="UNet for DIFTCorrespondence and MaskedCiAKSampler."),
-                io.Vae.Output("vae", tooltip="Autoencoder of both models."),
-                io.Conditioning.Output("zero_conditioning", tooltip="The empty prompt of the UNet."),
-                io.Model.Output("hero_model", tooltip="DiT for HeroLoRATrainer and HeroRestore."),
-                io.Conditioning.Output("hero_conditioning", tooltip="The empty prompt of the DiT."),
+                io.Model.Output(
+                    "zero_model",
+                    display_name="zero_model",
+                    tooltip="UNet for DIFTCorrespondence and MaskedCiAKSampler.",
+                ),
+                io.Vae.Output("vae", display_name="vae", tooltip="Autoencoder of both models."),
+                io.Conditioning.Output(
+                    "zero_conditioning", display_name="zero_conditioning", tooltip="The empty prompt of the UNet."
+                ),
+                io.Model.Output(
+                    "hero_model", display_name="hero_model", tooltip="DiT for HeroLoRATrainer and HeroRestore."
+                ),
+                io.Conditioning.Output(
+                    "hero_conditioning", display_name="hero_conditioning", tooltip="The empty prompt of the DiT."
+                ),
             ],
         )
 
@@ -62,12 +72,16 @@ class ZeroToHeroDemoClip(io.ComfyNode):
                 io.Int.Input("size", default=256, min=64, max=1024, step=64, tooltip="Side of the square, in pixels."),
             ],
             outputs=[
-                io.Image.Output("frames", tooltip="The clip in its first look."),
-                io.Image.Output("reference", tooltip="The anchor frame in the second look: the edit."),
-                io.Image.Output("truth", tooltip="The whole clip in the second look."),
-                io.Mask.Output("mask", tooltip="Where the solid is, for every frame."),
-                io.Int.Output("anchor_index", tooltip="Place of the anchor: 0, the first frame."),
-                io.Float.Output("fps", tooltip="Frames per second to save the clip with."),
+                io.Image.Output("frames", display_name="frames", tooltip="The clip in its first look."),
+                io.Image.Output(
+                    "reference", display_name="reference", tooltip="The anchor frame in the second look: the edit."
+                ),
+                io.Image.Output("truth", display_name="truth", tooltip="The whole clip in the second look."),
+                io.Mask.Output("mask", display_name="mask", tooltip="Where the solid is, for every frame."),
+                io.Int.Output(
+                    "anchor_index", display_name="anchor_index", tooltip="Place of the anchor: 0, the first frame."
+                ),
+                io.Float.Output("fps", display_name="fps", tooltip="Frames per second to save the clip with."),
             ],
         )
 

@@ -117,13 +117,25 @@ class VideoLoad(io.ComfyNode):
             "the one frame that you edit.",
             inputs=[*_stretch_inputs(), *_size_inputs()],
             outputs=[
-                io.Image.Output("frames", tooltip="All loaded frames."),
-                io.Image.Output("anchor", tooltip="The anchor alone: edit it, and use the result as the reference."),
-                io.Int.Output("anchor_index", tooltip="Place of the anchor among the frames, from 0."),
-                io.Float.Output("fps", tooltip="Frames per second of the loaded frames."),
-                io.Int.Output("frame_count", tooltip="How many frames were loaded."),
-                io.Audio.Output("audio", tooltip="The sound of the loaded stretch; nothing where the file has none."),
-                io.Video.Output("video", tooltip="The loaded frames with rate and sound as one VIDEO."),
+                io.Image.Output("frames", display_name="frames", tooltip="All loaded frames."),
+                io.Image.Output(
+                    "anchor",
+                    display_name="anchor",
+                    tooltip="The anchor alone: edit it, and use the result as the reference.",
+                ),
+                io.Int.Output(
+                    "anchor_index", display_name="anchor_index", tooltip="Place of the anchor among the frames, from 0."
+                ),
+                io.Float.Output("fps", display_name="fps", tooltip="Frames per second of the loaded frames."),
+                io.Int.Output("frame_count", display_name="frame_count", tooltip="How many frames were loaded."),
+                io.Audio.Output(
+                    "audio",
+                    display_name="audio",
+                    tooltip="The sound of the loaded stretch; nothing where the file has none.",
+                ),
+                io.Video.Output(
+                    "video", display_name="video", tooltip="The loaded frames with rate and sound as one VIDEO."
+                ),
             ],
         )
 

@@ -86,14 +86,19 @@ class DIFTCorrespondence(io.ComfyNode):
                 ),
             ],
             outputs=[
-                Correspondence.Output("correspondence", tooltip="For MaskedCiAKSampler and PixelSwap."),
+                Correspondence.Output(
+                    "correspondence", display_name="correspondence", tooltip="For MaskedCiAKSampler and PixelSwap."
+                ),
                 io.Image.Output(
                     "match_map",
+                    display_name="match_map",
                     tooltip="For up to eight frames: the anchor, its places as colours, the frame, the colours that "
                     "its parts found in the anchor, and the confidence (white is sure).",
                 ),
                 io.Mask.Output(
-                    "confidence", tooltip="Trust in the matches of each frame, 0 to 1, at the frames' size."
+                    "confidence",
+                    display_name="confidence",
+                    tooltip="Trust in the matches of each frame, 0 to 1, at the frames' size.",
                 ),
             ],
             hidden=[io.Hidden.unique_id],
@@ -134,8 +139,10 @@ class MaskedCiAKSampler(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output("edited", tooltip="The frames in the reference's look."),
-                io.Latent.Output("latent", tooltip="The same as latents, for VAE Decode or another sampler."),
+                io.Image.Output("edited", display_name="edited", tooltip="The frames in the reference's look."),
+                io.Latent.Output(
+                    "latent", display_name="latent", tooltip="The same as latents, for VAE Decode or another sampler."
+                ),
             ],
             hidden=[io.Hidden.unique_id],
         )

@@ -69,7 +69,7 @@ def test_no_text_holds_signs_of_the_message_syntax(repository):
 
 
 def test_outputs_are_shown_by_name(schemas):
-    """Without a display name the hosts label an output with its type: IMAGE, IMAGE, INT ..."""
+    """Without a display name ComfyUI 0.3.64 labels an output with its type: IMAGE, IMAGE, INT ..."""
     nameless = [f"{name}.{item['id']}" for name, node in schemas.items() for item in node["outputs"]]
     named = [f"{name}.{item['display_name']}" for name, node in schemas.items() for item in node["outputs"]]
     assert named == nameless
