@@ -65,8 +65,8 @@ def _size_widgets() -> list[io.Input]:
             "weights",
             options=WEIGHTS,
             default="as loaded",
-            tooltip="How the model is held while training. as loaded: no extra memory. fp8 and nf4 hold a copy "
-            "of a half and a quarter of the size of bf16, for smaller cards; nf4 needs an NVIDIA card and bitsandbytes.",
+            tooltip="How the model is held while training. as loaded: no extra memory. fp8 and nf4 hold a copy of "
+            "a half and a quarter of the size of bf16, for smaller cards; nf4 needs an NVIDIA card and bitsandbytes.",
         ),
         io.Boolean.Input(
             "checkpointing", default=False, tooltip="Less memory for activations, about a third slower; same result."
