@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.util import find_spec
 
 from .host import ComfyExtension, io
 
@@ -16,7 +15,7 @@ class Zero2HeroExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         """Return every node class, topic by topic."""
         names = [f"{__package__}.{topic}" for topic in TOPICS]
-        return [node for name in names if find_spec(name) for node in import_module(name).NODES]
+        return [node for name in names for node in import_module(name).NODES]
 
 
 async def comfy_entrypoint() -> Zero2HeroExtension:
