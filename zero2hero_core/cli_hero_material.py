@@ -128,12 +128,13 @@ def evaluation_of(args: argparse.Namespace, stage: HeroStage, material: Material
 
 def say_memory(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> None:
     """Print the expected memory before the work begins."""
-    h, w = clip.size_hw
+    multiple = backbone.multiple
+    h, w = (max(1, round(side // multiple * settings.crop)) * multiple for side in clip.size_hw)  # what a step sees
     estimate = estimate_training(
         ModelSize.from_config(
             backbone.transformer.config, name=backbone.name, text_tokens=backbone.text.tokens.shape[1]
         ),
-        resolution=(round(h * settings.crop), round(w * settings.crop)),
+        resolution=(h, w),
         rank=settings.rank,
         weights=args.weights or ("fp32" if backbone.dtype == torch.float32 else "bf16"),
         conditions=len(settings.kinds),

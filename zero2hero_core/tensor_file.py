@@ -27,8 +27,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
         # The library writes metadata in random order.
         text = json.dumps(json.loads(bytes(content[8:start])), sort_keys=True, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
-        with part.open("wb") as file:
-            file.writelines((len(text).to_bytes(8, "little"), text, content[start:]))
+        part.write_bytes(b"".join((len(text).to_bytes(8, "little"), text, content[start:])))
         os.replace(part, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
