@@ -367,7 +367,7 @@ def trained_pairs(monkeypatch) -> list[int]:
 
 @pytest.mark.parametrize(
     ("mode", "pairs", "conditions"),  # without other lights
-    [("explicit", 1, 2), ("implicit", 1 + COUNT, 1), ("zero-ref", 1, 1), ("tgt-ref", 1, 1)],
+    [("explicit", 1, 2), ("implicit", COUNT + COUNT, 1), ("zero-ref", 1, 1), ("tgt-ref", 1, 1)],
 )
 def test_every_mode(train, restore, material, tmp_path, trained_pairs, mode, pairs, conditions):
     extra = ("--zero-anchor", str(material / "worn_target")) if mode == "implicit" else ()
