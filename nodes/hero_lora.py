@@ -15,8 +15,6 @@ from .host import model_folders
 if TYPE_CHECKING:
     from ..zero2hero_core.backbones.lora_file import HeroMetadata
 
-AUTHORS_KINDS = ("zero", "frame")  # the order of the conditions in the authors' files
-
 
 @dataclass(frozen=True)
 class HeroLora:
@@ -33,10 +31,11 @@ class HeroLora:
 
     def kinds(self, count: int) -> tuple[str, ...]:
         """What its `count` conditions show. Raises: InputError for a mode that this version does not know."""
+        from ..zero2hero_core.backbones.dit_restore import KINDS
         from ..zero2hero_core.hero_training_pairs import MODES
 
         if self.metadata is None:
-            return AUTHORS_KINDS[:count]
+            return KINDS[:count]  # the order of the conditions in the authors' files
         if self.metadata.mode not in MODES:
             raise InputError(
                 f"hero_lora: {self.name} was trained in mode {self.metadata.mode}, which is unknown here; "

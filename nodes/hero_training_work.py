@@ -21,10 +21,10 @@ from ..zero2hero_core.hero_memory import estimate_training
 from ..zero2hero_core.hero_model_size import ModelSize
 from ..zero2hero_core.hero_stage import HeroStage
 from ..zero2hero_core.hero_training import HeroSettings, HeroTrainer
+from ..zero2hero_core.hero_training_latents import encode_clip
 from ..zero2hero_core.hero_training_pairs import ClipLatents, training_pairs
 from ..zero2hero_core.hero_training_run import LORA, PLOT, STATE, Evaluation, RunSettings, TrainingRun
 from ..zero2hero_core.memory_batches import is_out_of_memory
-from ..zero2hero_core.relight import VARIANTS, light_variants
 from ..zero2hero_core.video import read_image
 from .convert import to_core
 from .hero_inputs import check_anchor, check_like, read_clip, read_reference
@@ -133,11 +133,10 @@ def training_settings(backbone: TrainingBackbone, given: Mapping[str, Any]) -> H
 
 def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: Material, weights: str) -> None:
     """Raise `InputError` with what to change when the training cannot fit on the device."""
-    height, width = (max(1, round(side / 16 * settings.crop)) * 16 for side in material.frames.shape[-2:])
     held = "fp32" if backbone.compute_dtype == torch.float32 else "bf16"
     estimate = estimate_training(
         ModelSize.from_config(backbone.transformer.config, text_tokens=backbone.text.tokens.shape[1]),
-        resolution=(height, width),
+        resolution=settings.seen(material.frames.shape[-2:], backbone.multiple),
         rank=settings.rank,
         weights=held if weights == "as loaded" else weights,
         conditions=len(settings.kinds),
@@ -154,27 +153,17 @@ def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: M
         )
 
 
-@torch.no_grad()
 def clip_latents(backbone: TrainingBackbone, settings: HeroSettings, material: Material) -> ClipLatents:
     """Latents that the mode draws its pairs from."""
-
-    def encode(pictures: torch.Tensor, indices: Iterable[int]) -> dict[int, torch.Tensor]:
-        return {index: backbone.encode(pictures[index][None]).cpu() for index in indices}
-
-    anchor = material.anchor
-    everything = range(0 if material.zero_anchor is None else len(material.frames))
-    lit = {}
-    if settings.light and "frame" in settings.kinds:
-        pair = (material.frames[anchor], material.reference)
-        variants = light_variants(*pair, VARIANTS, settings.light, settings.seed + anchor)
-        frames, edits = (torch.cat([backbone.encode(p[None]).cpu() for p in part]) for part in variants)
-        lit[anchor] = (frames, edits)
-    return ClipLatents(
-        references={anchor: backbone.encode(material.reference[None]).cpu()},
-        zero=encode(material.zero, [anchor]) if "zero" in settings.kinds else {},
-        frames=encode(material.frames, {anchor, *everything}),
-        zero_target={} if material.zero_anchor is None else encode(material.zero_anchor, everything),
-        lit=lit,
+    anchor, target = material.anchor, material.zero_anchor
+    wanted = [anchor] if target is None else range(len(material.frames))
+    return encode_clip(
+        backbone,
+        settings,
+        references={anchor: material.reference},
+        zero={anchor: material.zero[anchor]} if "zero" in settings.kinds else {},
+        frames={index: material.frames[index] for index in wanted},
+        zero_target={} if target is None else dict(enumerate(target)),
     )
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import comfy.model_management as model_management
 import torch
 
+from ..zero2hero_core.backbones.unet import output_of
 from ..zero2hero_core.checks import InputError, check_images, check_range
 from .host import check_cancel
 from .host_unet_checks import LAYERS, check_model, check_sides, check_vae, read_context, transformer_of
@@ -70,10 +71,6 @@ class _HookedAttention:
 
         out = self.slot.hook(self.layer, heads("query", query), heads("key", key), heads("value", value))
         return out.transpose(1, 2).flatten(2).to(value.dtype)
-
-
-class _StopForward(Exception):
-    """Ends a forward pass once the wanted block has been computed."""
 
 
 class HostUNet:
@@ -239,20 +236,8 @@ class HostUNet:
         """Output (B, C', h', w') of decoder block `block` (0..3) for noisy latents; what comes after the block is not
         computed."""
         check_range("block", block, 0, 3)
-        kept: list[torch.Tensor] = []
-
-        def stop(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-            kept.append(output)
-            raise _StopForward
-
         # On the block's last layer: the host calls the layers one by one, so a hook on the block would never fire.
         last = self.model.model.diffusion_model.output_blocks[3 * block + 2][-1]
-        handle = last.register_forward_hook(stop)
-        try:
-            self._denoise(latents.float(), timestep, context)
-        except _StopForward:
-            pass
-        finally:
-            handle.remove()
+        found = output_of(last, lambda: self._denoise(latents.float(), timestep, context))
         self._called()
-        return kept[0]
+        return found

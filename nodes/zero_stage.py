@@ -41,49 +41,7 @@ class DIFTCorrespondence(io.ComfyNode):
                 io.Int.Input(
                     "anchor_index", default=0, min=0, max=999_999, tooltip="Place of the edited frame, from 0."
                 ),
-                io.Int.Input(
-                    "max_k",
-                    default=8,
-                    min=1,
-                    max=64,
-                    tooltip="Matches kept per part: the most that k of MaskedCiAKSampler can use (adaptive takes up to "
-                    "8). At 512 px, 8 take about 1 MB a frame, 1 takes 0.2.",
-                ),
-                io.Int.Input(
-                    "timestep",
-                    default=-1,
-                    min=-1,
-                    max=999,
-                    tooltip="Noise level at which features are read; -1 takes what suits the model (261, or what a "
-                    "bundled model recommends). Low values such as 51 match small movements better.",
-                ),
-                io.Int.Input(
-                    "block",
-                    default=-1,
-                    min=-1,
-                    max=3,
-                    tooltip="Decoder block whose output is compared; -1 takes what suits the model (1). 2 is finer.",
-                ),
-                io.Int.Input(
-                    "ensemble", default=8, min=1, max=64, tooltip="Noise draws that features are averaged over."
-                ),
-                io.Float.Input(
-                    "neighbourhood",
-                    default=1.0,
-                    min=0.01,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Search radius as a share of the longer side; 1 searches everywhere. Lower it where things "
-                    "move little and look alike.",
-                ),
-                io.Int.Input(
-                    "seed",
-                    default=0,
-                    min=0,
-                    max=2**64 - 1,
-                    control_after_generate=False,  # another draw of noise is no better: do not compute all anew
-                    tooltip="Of the feature noise; each frame has a random stream of its own.",
-                ),
+                *_match_widgets(),
             ],
             outputs=[
                 Correspondence.Output(
@@ -163,6 +121,52 @@ class MaskedCiAKSampler(io.ComfyNode):
         clip = (frames, reference, mask)
         done = edit_clip(cls, (model, vae, conditioning), correspondence, clip, widgets)
         return io.NodeOutput(done.edited, {"samples": done.latents}, ui=done.notes.ui())
+
+
+def _match_widgets() -> list[io.Input]:
+    return [
+        io.Int.Input(
+            "max_k",
+            default=8,
+            min=1,
+            max=64,
+            tooltip="Matches kept per part: the most that k of MaskedCiAKSampler can use (adaptive takes up to "
+            "8). At 512 px, 8 take about 1 MB a frame, 1 takes 0.2.",
+        ),
+        io.Int.Input(
+            "timestep",
+            default=-1,
+            min=-1,
+            max=999,
+            tooltip="Noise level at which features are read; -1 takes what suits the model (261, or what a "
+            "bundled model recommends). Low values such as 51 match small movements better.",
+        ),
+        io.Int.Input(
+            "block",
+            default=-1,
+            min=-1,
+            max=3,
+            tooltip="Decoder block whose output is compared; -1 takes what suits the model (1). 2 is finer.",
+        ),
+        io.Int.Input("ensemble", default=8, min=1, max=64, tooltip="Noise draws that features are averaged over."),
+        io.Float.Input(
+            "neighbourhood",
+            default=1.0,
+            min=0.01,
+            max=1.0,
+            step=0.01,
+            tooltip="Search radius as a share of the longer side; 1 searches everywhere. Lower it where things "
+            "move little and look alike.",
+        ),
+        io.Int.Input(
+            "seed",
+            default=0,
+            min=0,
+            max=2**64 - 1,
+            control_after_generate=False,  # another draw of noise is no better: do not compute all anew
+            tooltip="Of the feature noise; each frame has a random stream of its own.",
+        ),
+    ]
 
 
 def _sampler_widgets() -> list[io.Input]:

@@ -137,7 +137,7 @@ def edit_clip(
     _say_ignored(notes, native[2])
     stage = ZeroStage(backbone, anchor, reference, anchor_index, settings)
     matches = _narrow(correspondence, settings, stage)
-    backbone.extra_memory = _bank_bytes(backbone, stage, settings, masks is not None, batch)
+    backbone.extra_memory = _bank_bytes(backbone, stage, matches, masks, batch)
     edited = torch.empty(len(images), *images.shape[-2:], 3)
     latents: list[torch.Tensor] = []
 
@@ -226,14 +226,12 @@ def _say_ignored(notes: Notes, conditioning: Any) -> None:
         notes.warn(f"{', '.join(parts)} in `conditioning`: no effect here; connect a plain CLIP Text Encode.")
 
 
-def _bank_bytes(backbone: HostUNet, stage: ZeroStage, settings: ZeroStageSettings, masked: bool, batch: int) -> int:
+def _bank_bytes(backbone: HostUNet, stage: ZeroStage, matches: Any, masks: Any, batch: int) -> int:
     """What the inversions keep on the device: keys, values and queries of each layer at each step."""
-    one = settings.k == 1
-    kept_reference = {layer: 1 if one and layer < 9 else 2 for layer in settings.layers}
-    kept_target = {layer: 3 if masked else int(not (one and layer < 9)) for layer in settings.layers}
-    widths, grids = backbone.widths(), stage.editor.grids
+    editor, widths = stage.editor, backbone.widths()
+    selections = editor.selections([matches[0]] if matches else [], None if masks is None else masks[:1])
     numbers = 0
-    for layer in settings.layers:
-        h, w = grids[layer // 3 - 1]
-        numbers += h * w * widths[layer] * (kept_reference[layer] + batch * kept_target[layer])
-    return numbers * settings.num_inference_steps * backbone.dtype.itemsize
+    for layer, selection in selections.items():
+        h, w = editor.grids[layer // 3 - 1]
+        numbers += h * w * widths[layer] * (len(selection.reference_needs()) + batch * len(selection.target_needs()))
+    return numbers * editor.settings.num_inference_steps * backbone.dtype.itemsize

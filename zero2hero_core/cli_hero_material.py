@@ -18,9 +18,9 @@ from .hero_memory import estimate_training
 from .hero_model_size import ModelSize
 from .hero_stage import HeroStage
 from .hero_training import HeroSettings
+from .hero_training_latents import encode_clip
 from .hero_training_pairs import MODES, ClipLatents
 from .hero_training_run import Evaluation
-from .relight import VARIANTS, light_variants
 from .resize import resize_frames
 from .video import open_frames
 
@@ -64,32 +64,18 @@ def _original(video: str, index: int, clip: Clip) -> torch.Tensor:
         return resize_frames(source.frames([0]), clip.size_hw, clip.policy)[0]
 
 
-@torch.no_grad()
 def clip_latents(backbone: DiTBackbone, settings: HeroSettings, material: Material) -> ClipLatents:
     """Latents that the mode draws its pairs from."""
     size = material.clip.size_hw
-
-    def encode(pictures: dict[int, torch.Tensor]) -> dict[int, torch.Tensor]:
-        return {index: backbone.encode(picture[None]).cpu() for index, picture in pictures.items()}
-
-    anchors = list(material.references)
-    wanted = material.clip.indices if material.zero_target is not None else anchors
-    zero = {i: material.zero.read(i, size) for i in anchors} if "zero" in settings.kinds else {}
-    target = {} if material.zero_target is None else {i: material.zero_target.read(i, size) for i in wanted}
-    lit = {}
-    if settings.light and "frame" in settings.kinds:
-        for index, reference in material.references.items():
-            variants = light_variants(
-                material.originals(index), reference, VARIANTS, settings.light, settings.seed + index
-            )
-            frames, edits = (torch.cat([backbone.encode(p[None]).cpu() for p in part]) for part in variants)
-            lit[index] = (frames, edits)
-    return ClipLatents(
-        lit=lit,
-        references=encode(material.references),
-        zero=encode(zero),
-        frames=encode({i: material.originals(i) for i in {*wanted, *anchors}}),
-        zero_target=encode(target),
+    anchors, target = list(material.references), material.zero_target
+    wanted = material.clip.indices if target is not None else anchors
+    return encode_clip(
+        backbone,
+        settings,
+        references=material.references,
+        zero={i: material.zero.read(i, size) for i in anchors} if "zero" in settings.kinds else {},
+        frames={i: material.originals(i) for i in {*wanted, *anchors}},
+        zero_target={} if target is None else {i: target.read(i, size) for i in wanted},
     )
 
 
@@ -128,8 +114,7 @@ def evaluation_of(args: argparse.Namespace, stage: HeroStage, material: Material
 
 def say_memory(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> None:
     """Print the expected memory before the work begins."""
-    multiple = backbone.multiple
-    h, w = (max(1, round(side // multiple * settings.crop)) * multiple for side in clip.size_hw)  # what a step sees
+    h, w = settings.seen(clip.size_hw, backbone.multiple)
     estimate = estimate_training(
         ModelSize.from_config(
             backbone.transformer.config, name=backbone.name, text_tokens=backbone.text.tokens.shape[1]

@@ -100,6 +100,11 @@ class HeroSettings:
         """Number of steps."""
         return self.steps if self.steps is not None else (400 if len(self.kinds) > 1 else 600)
 
+    def seen(self, size_hw: tuple[int, int], multiple: int = 1) -> tuple[int, int]:
+        """What a step sees of pictures of a size, in whole cells of `multiple` (crop)."""
+        h, w = (max(1, round(side // multiple * self.crop)) * multiple for side in size_hw)
+        return h, w
+
     @property
     def spec(self) -> LoRASpec:
         """The adapters that this training makes."""
@@ -176,7 +181,7 @@ class HeroTrainer:
         if share == 1:
             return pair
         h, w = pair.target.shape[-2:]
-        high, wide = max(1, round(h * share)), max(1, round(w * share))
+        high, wide = self.settings.seen((h, w))
         y = int(torch.randint(h - high + 1, (), generator=self.generator))
         x = int(torch.randint(w - wide + 1, (), generator=self.generator))
         cut = (..., slice(y, y + high), slice(x, x + wide))

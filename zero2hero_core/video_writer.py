@@ -140,10 +140,10 @@ class VideoWriter:
                 raise InputError(f"{self.path}: expected at least one frame, got none; nothing was written.")
             with explained(self.path):
                 self._sink.finish(self.frames_written)
-        except BaseException:
-            self.abort()
-            raise
-        self._open = False
+            self._open = False
+        finally:
+            if self._open:
+                self.abort()
 
     def abort(self) -> None:
         """Give up: remove what was written so far."""

@@ -56,6 +56,7 @@ SURFACE = {
         "HookedAttention",
         "UNetBackbone",
         "decoder_attentions",
+        "output_of",
     },
     "backbones.loading": {"SDParts", "load_backbone", "load_parts"},
     "condition_tokens": {
@@ -70,6 +71,9 @@ SURFACE = {
         "unpack_latents",
     },
     "flow_schedule": {"draw_sigma", "flow_sigmas", "flux1_mu", "flux2_mu", "mix_noise"},
+    "hero_training_latents": {"encode_clip"},
+    "tensor_file": {"write_tensors"},
+    "zero_stage_matches": {"narrow_matches", "weak_share"},
     "flow_propagation": {"chain_flows", "dis_flow", "propagate_frames", "propagate_reference", "warp_backward"},
     "hero_memory": {
         "MemoryEstimate",

@@ -72,7 +72,25 @@ class HookedAttention:
 
 
 class _StopForward(Exception):
-    """Ends a forward pass once the wanted block has been computed."""
+    """Ends a forward pass once the wanted module has been computed."""
+
+
+def output_of(module: torch.nn.Module, run: Callable[[], Any]) -> torch.Tensor:
+    """What `module` gives in the pass `run`, which ends there."""
+    kept: list[torch.Tensor] = []
+
+    def stop(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        kept.append(output)
+        raise _StopForward
+
+    handle = module.register_forward_hook(stop)
+    try:
+        run()
+    except _StopForward:
+        pass
+    finally:
+        handle.remove()
+    return kept[0]
 
 
 def decoder_attentions(unet: Any) -> dict[int, Any]:
@@ -251,17 +269,7 @@ class UNetBackbone:
         """Output (B, C', h', w') of decoder block `block` (0..3) for noisy latents; what comes after the block is not
         computed."""
         check_range("block", block, 0, len(self.unet.up_blocks) - 1)
-        kept: list[torch.Tensor] = []
-
-        def stop(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-            kept.append(output)
-            raise _StopForward
-
-        handle = self.unet.up_blocks[block].register_forward_hook(stop)
-        try:
-            self.unet(latents.to(self.dtype), timestep, context.expand(latents.shape[0], -1, -1))
-        except _StopForward:
-            pass
-        finally:
-            handle.remove()
-        return kept[0]
+        return output_of(
+            self.unet.up_blocks[block],
+            lambda: self.unet(latents.to(self.dtype), timestep, context.expand(latents.shape[0], -1, -1)),
+        )

@@ -20,10 +20,10 @@ from ..backbones.unet import UNetBackbone
 from ..checks import InputError
 from ..hero_stage import HeroStage, RestoreSettings
 from ..hero_training import HeroSettings, HeroTrainer
+from ..hero_training_latents import encode_clip
 from ..hero_training_pairs import ClipLatents, training_pairs
 from ..metrics import psnr
 from ..pixel_swap import pixel_swap
-from ..relight import VARIANTS, light_variants
 from ..zero_stage import ZeroStage, ZeroStageSettings
 from .scenes import Scene, split_seed
 
@@ -95,26 +95,20 @@ def cached_material(
     return ClipMaterial(f"{split} {index}", stored, masks)
 
 
-@torch.no_grad()
 def clip_latents(
-    backbone: DiTBackbone, material: ClipMaterial, initial: str = "zero", light: float = 0.0
+    backbone: DiTBackbone, material: ClipMaterial, settings: HeroSettings, initial: str = "zero"
 ) -> ClipLatents:
-    """Latents that the modes train on. Args: initial: "zero" or "pixel_swap" (paper, Table 4); light: of `relight`."""
-
-    def encode(name: str, indices: Sequence[int]) -> dict[int, torch.Tensor]:
-        return {i: backbone.encode(material.pictures[name][i, None]) for i in indices}
-
-    everything = range(len(material.pictures["truth"]))
-    lit = {}
-    if light:
-        pictures = light_variants(material.pictures["identity"][0], material.pictures["truth"][0], VARIANTS, light)
-        lit[0] = (backbone.encode(pictures[0]), backbone.encode(pictures[1]))
-    return ClipLatents(
-        references=encode("truth", [0]),
-        zero=encode(initial, [0]),
-        frames=encode("identity", everything),
-        zero_target=encode("zero_target", everything if "zero_target" in material.pictures else ()),
-        lit=lit,
+    """Latents that the modes train on, with the same other lights for every seed. Args: initial: "zero" or "pixel_swap"
+    (paper, Table 4)."""
+    shown = material.pictures
+    return encode_clip(
+        backbone,
+        settings,
+        references={0: shown["truth"][0]},
+        zero={0: shown[initial][0]},
+        frames=dict(enumerate(shown["identity"])),
+        zero_target=dict(enumerate(shown.get("zero_target", ()))),
+        light_seed=0,
     )
 
 
@@ -147,7 +141,7 @@ def run_hero(
     Args: at_steps: further steps to measure at (0: before training); frames: all when None.
     """
     shown = list(range(len(material.pictures["truth"]))) if frames is None else list(frames)
-    latents = clip_latents(backbone, material, initial, settings.light)
+    latents = clip_latents(backbone, material, settings, initial)
     trainer = HeroTrainer(backbone, training_pairs(settings.mode, latents), settings)
     stage = HeroStage(backbone, trainer.lora, settings.kinds, restore)
     truth, masks = material.pictures["truth"][shown], material.masks[shown]
