@@ -36,7 +36,7 @@ class _Width(int):
 
 
 class TinyLatents(comfy.latent_formats.LatentFormat):
-    """Eight channels, not scaled; the first three principal components of patches stand in for colours in previews."""
+    """Eight channels, not scaled; the host has no preview of them."""
 
     latent_channels = CHANNELS
     scale_factor = 1.0

@@ -12,7 +12,7 @@ from ..zero2hero_core.correspondence import Correspondence
 from ..zero2hero_core.correspondence_file import ClipCorrespondence
 from ..zero2hero_core.memory_batches import halving
 from ..zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
-from ..zero2hero_core.zero_stage_matches import narrow_matches, weak_share
+from ..zero2hero_core.zero_stage_matches import WEAK, narrow_matches, weak_share
 from .convert import mask_to_core, mask_to_host, to_core, to_host
 from .host import Progress, io
 from .host_notes import Notes
@@ -105,7 +105,7 @@ def _say_confidence(notes: Notes, clip: ClipCorrespondence) -> None:
         return
     mean = sum(float(matches.confidence.mean()) for matches in others) / len(others)
     weak = sum(weak_share(matches) for matches in others) / len(others)
-    text = f"{weak:.0%} of the matches are weak (confidence below 0.5), mean confidence {mean:.2f}"
+    text = f"{weak:.0%} of the matches are weak (confidence below {WEAK}), mean confidence {mean:.2f}"
     if weak > MANY:
         notes.warn(
             f"{text}: expect smears; choose an anchor that shows more of the object, or a model that fits the footage."

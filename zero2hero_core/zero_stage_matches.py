@@ -43,5 +43,5 @@ def _first(level: LevelMatches, count: int, confidence: torch.Tensor | None) -> 
 
 
 def weak_share(matches: Correspondence) -> float:
-    """Share of tokens whose match has a confidence below 0.5."""
+    """Share of tokens whose match has a confidence below `WEAK`."""
     return float((matches.confidence < WEAK).float().mean())
