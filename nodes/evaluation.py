@@ -34,6 +34,15 @@ class VideoMetrics(io.ComfyNode):
                     optional=True,
                     tooltip="Where to measure: one mask for all frames, or one per frame. Without it: everywhere.",
                 ),
+                io.Int.Input(
+                    "leave_out",
+                    optional=True,
+                    default=-1,
+                    min=-1,
+                    max=999_999,
+                    tooltip="A frame that does not count, from 0: connect anchor_index, for the anchor's truth was "
+                    "given; -1 counts all.",
+                ),
             ],
             outputs=[
                 io.Float.Output(
@@ -48,14 +57,17 @@ class VideoMetrics(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, frames: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None = None) -> io.NodeOutput:
+    def execute(
+        cls, frames: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None = None, leave_out: int = -1
+    ) -> io.NodeOutput:
         pictures, true = to_core(frames, "frames"), to_core(truth, "truth")
         if pictures.shape != true.shape:
             raise ShapeError(f"truth: expected {_kind(pictures)} like frames, got {_kind(true)}; resize or cut one.")
         weights = None if mask is None else mask_to_core(mask, len(pictures), tuple(pictures.shape[-2:]))
-        values = measure(pictures, true, weights)
+        counted = _counted(len(pictures), leave_out)
+        values = measure(pictures[counted], true[counted], None if weights is None else weights[counted])
         psnr, ssim = (_mean(column) for column in values)
-        report = describe(*values)
+        report = describe(counted, *values)
         return io.NodeOutput(psnr, ssim, report, ui=ui.PreviewText(report))
 
 
@@ -73,7 +85,16 @@ def measure(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | No
     return [row[0] for row in rows], [row[1] for row in rows]
 
 
-def describe(psnr: list[float], ssim: list[float]) -> str:
+def _counted(count: int, leave_out: int) -> list[int]:
+    if not leave_out < count:
+        raise InputError(f"leave_out: expected -1 to {count - 1} for these {count} frames, got {leave_out}.")
+    counted = [index for index in range(count) if index != leave_out]
+    if not counted:
+        raise InputError("leave_out: expected frames that are left to measure, but the only one is left out; set -1.")
+    return counted
+
+
+def describe(indices: list[int], psnr: list[float], ssim: list[float]) -> str:
     """A table of the frames with the means on top, and what the means leave out."""
     lines = [f"mean: PSNR {_mean(psnr):.2f} dB, SSIM {_mean(ssim):.4f}"]
     empty, equal = sum(map(math.isnan, psnr)), sum(map(math.isinf, psnr))
@@ -81,8 +102,8 @@ def describe(psnr: list[float], ssim: list[float]) -> str:
         lines.append(f"{empty} of {len(psnr)} frames have an empty mask and are left out")
     if equal:
         lines.append(f"{equal} of {len(psnr)} frames equal the truth exactly")
-    rows = enumerate(zip(psnr, ssim, strict=True))
-    return "\n".join(lines + [f"frame {index}: PSNR {a:.2f} dB, SSIM {b:.4f}" for index, (a, b) in rows])
+    rows = zip(indices, psnr, ssim, strict=True)
+    return "\n".join(lines + [f"frame {index}: PSNR {a:.2f} dB, SSIM {b:.4f}" for index, a, b in rows])
 
 
 def _mean(values: list[float]) -> float:

@@ -1,0 +1,160 @@
+"""The four workflows: which nodes, wired how, with which settings. `build.py` turns them into what ComfyUI opens."""
+
+from __future__ import annotations
+
+from parts import (
+    CLIP,
+    HERO_NATIVE,
+    ZERO_NATIVE,
+    Graph,
+    Link,
+    Node,
+    anchor_edit,
+    edited_picture,
+    flux,
+    hero_stage,
+    load_clip,
+    note,
+    saver,
+    sd15,
+    zero_stage,
+)
+
+
+def demo_cpu() -> Graph:
+    """The whole pipeline on the bundled models, measured as `zero2hero demo` measures it."""
+    zero_native: dict[str, Link] = {
+        "model": ("tiny", "zero_model"),
+        "vae": ("tiny", "vae"),
+        "conditioning": ("tiny", "zero_conditioning"),
+    }
+    hero_native: dict[str, Link] = {
+        "model": ("tiny", "hero_model"),
+        "vae": ("tiny", "vae"),
+        "conditioning": ("tiny", "hero_conditioning"),
+    }
+    clip: dict[str, Link] = {"frames": ("clip", "frames"), "anchor_index": ("clip", "anchor_index")}
+    edit: Link = ("clip", "reference")
+    nodes = {
+        "note": note("demo_cpu", 0, 360),
+        "tiny": Node("ZeroToHeroTinyModels", 1, tint="model"),
+        "clip": Node("ZeroToHeroDemoClip", 1, tint="model"),
+        "look": Node("PreviewImage", 1, "The edit", {"images": edit}, height=240, tint="look"),
+        **zero_stage(2, zero_native, clip, edit),
+        **hero_stage(4, hero_native, clip, edit),
+        "save": saver(5, ("restore", "restored"), ("clip", "fps"), "zero2hero/demo", "Result"),
+    }
+    chain = [("clip", "frames"), ("zero", "edited"), ("restore", "restored"), ("clip", "truth")]
+    stitched: Link = chain[0]
+    for place, picture in enumerate(chain[1:]):
+        links, plain = {"image1": stitched, "image2": picture}, {"match_image_size": False}
+        nodes[f"beside {place}"] = Node("ImageStitch", 1, links=links, values=plain, row=1)
+        stitched = (f"beside {place}", "IMAGE")
+    beside = saver(2, stitched, ("clip", "fps"), "zero2hero/demo_beside", "Original, Zero, Hero, truth")
+    cross = zero_stage(2, zero_native, clip, edit)["zero"]
+    cross.title, cross.values = "Plain cross-image attention", {"tokens": "all"}
+    swap = {"correspondence": ("matches", "correspondence"), "reference": edit}
+    nodes |= {"side by side": beside, "plain": cross, "swap": Node("PixelSwap", 3, links=swap, tint="own")}
+    measured = {
+        "Hero-Stage": ("restore", "restored"),
+        "Zero-Stage": ("zero", "edited"),
+        "Plain cross-image attention": ("plain", "edited"),
+        "Pixel swap": ("swap", "frames"),
+        "Original": ("clip", "frames"),
+    }
+    for place, (title, frames) in enumerate(measured.items()):
+        links = {"frames": frames, "truth": ("clip", "truth"), "mask": ("clip", "mask")}
+        links["leave_out"] = ("clip", "anchor_index")
+        measure = Node("VideoMetrics", 4 + place // 3, f"Measure: {title}", links, height=100, tint="look")
+        nodes[f"measure {title}"] = measure
+    for name in ("side by side", "plain", "swap", *(f"measure {title}" for title in measured)):
+        nodes[name].row = 1
+    return Graph(
+        "demo_cpu",
+        nodes,
+        {
+            "Clip, edit and models": ["tiny", "clip", "look"],
+            "Zero-Stage": ["matches", "zero"],
+            "Hero-Stage": ["trainer", "restore", "save"],
+            "Side by side": ["beside 0", "beside 1", "beside 2", "side by side"],
+            "Baselines": ["plain", "swap"],
+            "Against the truth": [name for name in nodes if name.startswith("measure ")],
+        },
+    )
+
+
+def zero_to_hero() -> Graph:
+    """Anchor edit, Zero-Stage and Hero-Stage in one graph."""
+    edit: Link = ("edit", "IMAGE")
+    first, making, second = sd15(1), anchor_edit(2), flux(1)
+    hero = hero_stage(2, HERO_NATIVE, CLIP, edit, checkpointing=True)
+    result = saver(3, ("restore", "restored"), ("clip", "fps"), "zero2hero/hero", "Result", audio=("clip", "audio"))
+    below = second | hero | {"save": result}
+    for node in below.values():
+        node.row = 1
+    nodes = {
+        "note": note("zero_to_hero_sd15_flux", 0, 380),
+        "clip": load_clip(1),
+        **first,
+        **making,
+        **zero_stage(4, ZERO_NATIVE, CLIP, edit),
+        "zero save": saver(5, ("zero", "edited"), ("clip", "fps"), "zero2hero/zero", "Zero-Stage video"),
+        **below,
+    }
+    return Graph(
+        "zero_to_hero_sd15_flux",
+        nodes,
+        {
+            "1. Your clip": ["clip", *first],
+            "2. Edit of the anchor": list(making),
+            "3. Zero-Stage": ["matches", "zero", "zero save"],
+            "4. Hero-Stage": list(below),
+        },
+    )
+
+
+def zero_stage_only() -> Graph:
+    """Zero-Stage on a picture that was edited outside."""
+    first, picture = sd15(1), edited_picture(2, "The edited anchor")
+    nodes = {
+        "note": note("zero_stage_only", 0, 330),
+        "clip": load_clip(1),
+        **first,
+        **picture,
+        **zero_stage(3, ZERO_NATIVE, CLIP, ("edit", "IMAGE")),
+        "save": saver(4, ("zero", "edited"), ("clip", "fps"), "zero2hero/zero", "Result", audio=("clip", "audio")),
+    }
+    groups = {"1. Your clip": ["clip", *first], "2. Its edited anchor": list(picture)}
+    return Graph("zero_stage_only", nodes, groups | {"3. Zero-Stage": ["matches", "zero", "save"]})
+
+
+def colorize() -> Graph:
+    """A grey clip in the colours of one coloured frame."""
+    first, second, picture = sd15(1), flux(1), edited_picture(2, "The coloured anchor")
+    edit: Link = ("edit", "IMAGE")
+    hero = hero_stage(2, HERO_NATIVE, CLIP, edit, checkpointing=True)
+    result = saver(3, ("restore", "restored"), ("clip", "fps"), "zero2hero/coloured", "Result", audio=("clip", "audio"))
+    below = second | hero | {"save": result}
+    for node in below.values():
+        node.row = 1
+    nodes = {
+        "note": note("colorize", 0, 360),
+        "clip": load_clip(1),
+        **first,
+        **picture,
+        **zero_stage(3, ZERO_NATIVE, CLIP, edit),
+        **below,
+    }
+    return Graph(
+        "colorize",
+        nodes,
+        {
+            "1. Your grey clip": ["clip", *first],
+            "2. Its coloured anchor": list(picture),
+            "3. Zero-Stage": ["matches", "zero"],
+            "4. Hero-Stage": list(below),
+        },
+    )
+
+
+GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize)
