@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+import comfy.ldm.modules.attention as attention
 import comfy.model_management as model_management
 import torch
 
@@ -71,6 +72,11 @@ class _HookedAttention:
 
         out = self.slot.hook(self.layer, heads("query", query), heads("key", key), heads("value", value))
         return out.transpose(1, 2).flatten(2).to(value.dtype)
+
+
+def _pytorch_attention(_function: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
+    """What the host takes on a CPU unless it is told otherwise makes a pass twice as long as this."""
+    return attention.attention_pytorch(*given, **named)
 
 
 class HostUNet:
@@ -197,6 +203,8 @@ class HostUNet:
         sigma = self._sigmas[timestep].to(latents)
         options = dict(self._plain if hook is None else self.model.model_options["transformer_options"])
         batch = latents.shape[0]
+        if self.device.type == "cpu" and attention.optimized_attention is attention.attention_sub_quad:
+            options.setdefault("optimized_attention_override", _pytorch_attention)
         options |= {"cond_or_uncond": [0], "uuids": [uuid.UUID(int=0)], "sigmas": sigma.expand(batch)}
         self._slot.hook = hook
         try:

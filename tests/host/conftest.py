@@ -23,6 +23,7 @@ import pytest
 HERE = Path(__file__).resolve().parent
 REPOSITORY = HERE.parents[1]
 EXTENSION = "zero2hero"
+STANDINS = "zero2hero_standins"  # nodes for the tests, in the place of models that are too large
 START_SECONDS = 600  # a busy machine with two cores needs minutes to import torch and the host
 
 
@@ -174,6 +175,7 @@ def server_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = tmp_path_factory.mktemp("comfyui")
     for name in ("custom_nodes", "input", "output", "user", "models/loras", "models/checkpoints"):
         (base / name).mkdir(parents=True)
+    shutil.copytree(HERE / "standins", base / "custom_nodes" / STANDINS)
     try:
         (base / "custom_nodes" / EXTENSION).symlink_to(REPOSITORY, target_is_directory=True)
     except OSError:  # Windows without the privilege
@@ -191,7 +193,7 @@ def server(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = ["--cpu", "--port", str(port), "--base-directory", str(server_base), "--disable-api-nodes"]
-    flags += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", EXTENSION]
+    flags += ["--disable-all-custom-nodes", "--whitelist-custom-nodes", EXTENSION, STANDINS]
     flags += ["--disable-auto-launch", "--database-url", "sqlite:///:memory:"]
     with (server_base / "host.log").open("wb") as log:
         process = subprocess.Popen(

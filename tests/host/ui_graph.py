@@ -9,21 +9,24 @@ WIDGETS = {"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"}
 BUTTONS = ("image_upload", "video_upload", "audio_upload", "animated_image_upload")
 
 
-def widget_values(node: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    """Widget name -> saved value. described: the node type's entry of /object_info."""
-    given, left = {}, list(node.get("widgets_values") or [])
+def widgets(node: dict[str, Any], described: dict[str, Any]) -> dict[str, int]:
+    """Widget name -> its place among the saved values. described: the node type's entry of /object_info."""
     inputs = described["input"].get("required", {}) | described["input"].get("optional", {})
-    buttons = 0
+    found, place, buttons = {}, 0, 0
     for name, (kind, *more) in inputs.items():
         options = more[0] if more else {}
         if not (isinstance(kind, list) or kind in WIDGETS) or options.get("forceInput"):
             continue
-        given[name] = left.pop(0)
-        if options.get("control_after_generate"):
-            left.pop(0)
+        found[name] = place
+        place += 2 if options.get("control_after_generate") else 1
         buttons += any(options.get(button) for button in BUTTONS)
-    assert len(left) == buttons, f"{node['type']}: values that belong to no widget: {left}"
-    return given
+    assert place + buttons == len(node.get("widgets_values") or []), f"{node['type']}: values that no widget has"
+    return found
+
+
+def widget_values(node: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
+    """Widget name -> saved value."""
+    return {name: node["widgets_values"][place] for name, place in widgets(node, described).items()}
 
 
 def to_prompt(saved: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:

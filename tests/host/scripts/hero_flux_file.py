@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 sys.path.insert(0, str(Path(__file__).parent))
+from flux_checkpoint import POOLED, TEXT, WIDTH, write_checkpoint
 from hero_parts import random_lora
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.host_dit import HostDiT
@@ -26,7 +27,6 @@ from zero2hero_ext.zero2hero_core.backbones.lora_file import load_lora
 from zero2hero_ext.zero2hero_core.backbones.weights import open_weights
 from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
 
-WIDTH, TEXT, POOLED, HEAD = 3072, 4096, 768, 128
 folder = Path(sys.argv[1])
 
 
@@ -34,37 +34,6 @@ class Vae:
     """Latents only."""
 
     latent_channels = 16
-
-
-def shapes() -> dict[str, tuple[int, ...]]:
-    """Linear layers (out, in) and gains of FLUX.1-dev with one block of each kind, in the original layout."""
-    d, linears = WIDTH, {"img_in": (WIDTH, 64), "txt_in": (WIDTH, TEXT), "final_layer.linear": (64, WIDTH)}
-    linears["final_layer.adaLN_modulation.1"] = (2 * d, d)
-    for name, width in (("time_in", 256), ("guidance_in", 256), ("vector_in", POOLED)):
-        linears |= {f"{name}.in_layer": (d, width), f"{name}.out_layer": (d, d)}
-    found = {}
-    for stream in ("img", "txt"):
-        block = f"double_blocks.0.{stream}"
-        linears |= {f"{block}_mod.lin": (6 * d, d), f"{block}_attn.qkv": (3 * d, d), f"{block}_attn.proj": (d, d)}
-        linears |= {f"{block}_mlp.0": (4 * d, d), f"{block}_mlp.2": (d, 4 * d)}
-        found |= {f"{block}_attn.norm.{part}_norm.scale": (HEAD,) for part in ("query", "key")}
-    block = "single_blocks.0"
-    linears |= {f"{block}.linear1": (7 * d, d), f"{block}.linear2": (d, 5 * d), f"{block}.modulation.lin": (3 * d, d)}
-    found |= {f"{block}.norm.{part}_norm.scale": (HEAD,) for part in ("query", "key")}
-    for name, shape in linears.items():
-        found |= {f"{name}.weight": shape, f"{name}.bias": shape[:1]}
-    return found
-
-
-def write_checkpoint(path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, shape in shapes().items():
-        scale = 0.02 if len(shape) == 1 else shape[-1] ** -0.5
-        tensor = torch.empty(shape, dtype=torch.bfloat16)
-        tensor.normal_(generator=generator).mul_(scale)
-        tensors[name] = tensor + 1 if name.endswith("scale") else tensor
-    save_file(tensors, path)
 
 
 def core_backbone(path: Path, text: TextEmbedding) -> DiTBackbone:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-POOL = 30_000_000  # random numbers; every tensor is a stretch of them, as fresh ones for each would take a minute
+POOL = 45_000_000  # random numbers; every tensor is a stretch of them, as fresh ones for each would take a minute
 SD15 = {"cross_attention_dim": 768, "attention_head_dim": 8}
 SD21 = {"cross_attention_dim": 1024, "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True}
 VAE = {"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2, "latent_channels": 4}
