@@ -17,7 +17,7 @@ from typing import Any
 
 from zero2hero_core import __version__
 
-from . import cli_ablate, cli_correspond, cli_demo, cli_doctor, cli_edit, cli_hero, cli_tiny, cli_zero
+from . import cli_ablate, cli_correspond, cli_dataset, cli_demo, cli_doctor, cli_edit, cli_hero, cli_tiny, cli_zero
 from .checks import InputError, Zero2HeroError
 from .cli_options import Parser
 from .cli_shared import write_json
@@ -41,7 +41,17 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (cli_doctor, cli_demo, cli_edit, cli_zero, cli_correspond, cli_hero, cli_ablate, cli_tiny):
+    for module in (
+        cli_doctor,
+        cli_demo,
+        cli_edit,
+        cli_zero,
+        cli_correspond,
+        cli_hero,
+        cli_ablate,
+        cli_dataset,
+        cli_tiny,
+    ):
         module.add_parser(commands)
     return parser
 
