@@ -74,7 +74,7 @@ class VideoMetrics(io.ComfyNode):
 def measure(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None) -> tuple[list[float], list[float]]:
     """PSNR and SSIM of each frame; nan where the mask is empty. (N, 3, H, W) twice, mask (N, 1, H, W) or None."""
     from ..zero2hero_core.metrics import psnr
-    from .ssim import ssim
+    from ..zero2hero_core.metrics_ssim import ssim
 
     progress, rows = Progress(len(pictures)), []
     for index in range(len(pictures)):

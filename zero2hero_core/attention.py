@@ -87,13 +87,27 @@ def masked_attention(
     return out
 
 
-def full_attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, tau: float = 1.0) -> torch.Tensor:
+def full_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *, tau: float = 1.0, contrast: float = 1.0
+) -> torch.Tensor:
     """Plain cross-image attention (k = -1): each query attends to all reference tokens. Shapes as in
-    `masked_attention`."""
-    shape = (query.shape[0], *key.shape[1:])
-    return F.scaled_dot_product_attention(
-        query, key.expand(shape), value.expand(shape), scale=tau * query.shape[-1] ** -0.5
-    )
+    `masked_attention`.
+
+    Args: contrast: factor beta on the distance of the attention weights from their mean, 1 / M; the weights are then
+    cut to [0, 1] and not normalised again (Cross-Image Attention, arXiv 2311.03335; 1.67 there).
+    """
+    scale = tau * query.shape[-1] ** -0.5
+    key, value = (tensor.expand(len(query), -1, -1, -1) for tensor in (key, value))
+    if contrast == 1.0:
+        return F.scaled_dot_product_attention(query, key, value, scale=scale)
+    batch, heads, tokens, _ = query.shape
+    step, mean = max(1, GATHER_ELEMENTS // (batch * heads * key.shape[2])), 1 / key.shape[2]
+    out = value.new_empty(batch, heads, tokens, value.shape[-1])
+    for start in range(0, tokens, step):  # rows of the N x M weights, a few at a time
+        rows = slice(start, start + step)
+        weights = ((query[:, :, rows].float() * scale) @ key.float().transpose(-1, -2)).softmax(-1)
+        out[:, :, rows] = ((weights - mean) * contrast + mean).clamp(0, 1).to(value.dtype) @ value
+    return out
 
 
 def dense_mask(indices: torch.Tensor, num_keys: int, counts: torch.Tensor | None = None) -> torch.Tensor:

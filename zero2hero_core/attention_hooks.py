@@ -77,14 +77,22 @@ class InjectHook:
         selections: layer -> what to read; layers left out keep their own self-attention.
         reference: what was captured of the reference's inversion at this step (batch 1).
         target: what was captured of the targets' inversion at this step (batch B).
-        gamma: share of the inversion's query against the current one. tau: factor on the scores.
+        gamma: share of the inversion's query against the current one. tau: factor on the scores. contrast: see
+            `full_attention`; where all tokens are read.
     """
 
     def __init__(
-        self, selections: Mapping[int, Selection], reference: Captured, target: Captured, *, gamma: float, tau: float
+        self,
+        selections: Mapping[int, Selection],
+        reference: Captured,
+        target: Captured,
+        *,
+        gamma: float,
+        tau: float,
+        contrast: float = 1.0,
     ):
         self.selections, self.reference, self.target = selections, reference, target
-        self.gamma, self.tau = gamma, tau
+        self.gamma, self.tau, self.contrast = gamma, tau, contrast
 
     def needs(self, layer: int) -> frozenset[str]:
         """The current query where it is blended in; everything in layers that are left alone."""
@@ -117,7 +125,7 @@ class InjectHook:
         value = reference["value"]
         if selection.indices is None:
             assert query is not None
-            return full_attention(query, reference["key"], value, tau=self.tau)
+            return full_attention(query, reference["key"], value, tau=self.tau, contrast=self.contrast)
         if selection.is_gather:  # neither query nor key is read: any tensor of the query's shape will do
             shape = (len(selection.indices), *value.shape[1:])
             return masked_attention(value.expand(shape), value, value, selection.indices)

@@ -34,8 +34,8 @@ class ZeroStageSettings:
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
     None takes the model's recommendation (the paper's 261 and 1 where it has none). neighbourhood: search radius as a
-    share of the longer side. guidance_scale: 1 means none. seed: of the feature noise; each frame has its own stream,
-    so that the batch size changes nothing.
+    share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
+    the feature noise; each frame has its own stream, so that the batch size changes nothing.
     """
 
     num_inference_steps: int = 20
@@ -50,6 +50,7 @@ class ZeroStageSettings:
     prompt: str = ""
     guidance_scale: float = 1.0
     adain_start: bool = True
+    contrast: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -59,6 +60,11 @@ class ZeroStageSettings:
         check_range("gamma", self.gamma, 0, 1)
         check_range("tau", self.tau, 0, 100)
         check_range("ensemble", self.ensemble, 1, 1024)
+        check_range("contrast", self.contrast, 0, 100)
+        if self.contrast != 1.0 and self.k != -1:
+            raise InputError(
+                f"contrast: acts with k = -1 (all tokens) only, got k = {self.k}; set k to -1 or contrast to 1."
+            )
         check_range("seed", self.seed, 0, 2**64 - 1)
         check_range("guidance_scale", self.guidance_scale, 0, 100)
         if self.timestep is not None:
@@ -184,8 +190,14 @@ class LatentEditor:
         clean = current
         with self.watch.part("sampling"):
             for timestep, reference in zip(self.schedule.timesteps, banks, strict=True):
+                settings = self.settings
                 hook = InjectHook(
-                    selections, reference, targets.pop(0), gamma=self.settings.gamma, tau=self.settings.tau
+                    selections,
+                    reference,
+                    targets.pop(0),
+                    gamma=settings.gamma,
+                    tau=settings.tau,
+                    contrast=settings.contrast,
                 )
                 eps = self._guided(current, timestep, hook)
                 clean = self.schedule.clean(current, eps, timestep)

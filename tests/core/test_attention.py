@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from zero2hero_core import attention
 from zero2hero_core.attention import (
     blend_queries,
     dense_mask,
@@ -129,3 +132,23 @@ def test_no_square_tensor_at_1024_pixels() -> None:
     with Watch():
         _ = query[:, :1] @ key[:, :1].transpose(2, 3)  # the test can see one
     assert largest == count * count
+
+
+def test_contrast_by_hand():
+    # Two keys with scores 0 and ln 3: weights 1/4 and 3/4, mean 1/2; contrast 1.5 makes them 1/8 and 7/8.
+    query, key = torch.ones(1, 1, 1, 1), torch.tensor([0.0, math.log(3)]).view(1, 1, 2, 1)
+    value = torch.tensor([[8.0, 0.0], [0.0, 8.0]]).view(1, 1, 2, 2)
+    assert full_attention(query, key, value, contrast=1.5).flatten().tolist() == pytest.approx([1.0, 7.0])
+    # Contrast 3 would make them -1/4 and 5/4: cut to 0 and 1.
+    assert full_attention(query, key, value, contrast=3.0).flatten().tolist() == pytest.approx([0.0, 8.0])
+
+
+def test_contrast_near_one_is_plain_attention_and_rows_may_be_split(monkeypatch):
+    generator = torch.Generator().manual_seed(2)
+    query, key, value = (torch.randn(2, 3, 10, 4, generator=generator) for _ in range(3))
+    plain = full_attention(query, key, value, tau=1.2)
+    torch.testing.assert_close(full_attention(query, key, value, tau=1.2, contrast=1 + 1e-6), plain, atol=1e-5, rtol=0)
+    whole = full_attention(query, key[:1], value[:1], contrast=1.67)
+    monkeypatch.setattr(attention, "GATHER_ELEMENTS", 200)
+    torch.testing.assert_close(full_attention(query, key[:1], value[:1], contrast=1.67), whole)
+    assert (whole - full_attention(query, key[:1], value[:1])).abs().max() > 1e-2
