@@ -221,7 +221,8 @@ def test_progress_and_pictures_come_over_the_websocket(
     done = subprocess.run(command, check=True, capture_output=True, text=True, env=host_environment)
     found = json.loads(done.stdout.splitlines()[-1])
     kinds = {key: node["class_type"] for key, node in small_demo.items()}
-    assert {kinds[key] for key in found["order"]} == set(kinds.values())
+    kept = {"ZeroToHeroTinyModels"}  # what a test before this one loaded, the host still has
+    assert set(kinds.values()) - kept <= {kinds[key] for key in found["order"]}
     shown = {kinds[key] for key in found["pictures"]}
     assert {"ZeroToHeroDemoClip", "MaskedCiAKSampler", "HeroLoRATrainer", "HeroRestore"} <= shown
     for key, steps in found["progress"].items():
