@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV   ?= .venv
 TORCH  ?= torch==2.13.0
 DEMO   ?= demo
+JOBS   ?= 2
 
 py      := $(VENV)/bin/python
 version := $(shell "$(PYTHON)" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
@@ -23,13 +24,13 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
-	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) TORCH="$(TORCH)" DEMO=$(DEMO)'
+	@echo 'Settings: PYTHON=$(PYTHON) VENV=$(VENV) TORCH="$(TORCH)" DEMO=$(DEMO) JOBS=$(JOBS)'
 
 demo: $(runtime) ## edit a rendered clip with the bundled tiny models, into demo/
 	$(py) -m zero2hero_core demo --out "$(DEMO)" --overwrite
 
-test: lint ## lint, type check and run all tests
-	$(py) -m pytest -q
+test: lint ## lint, type check and run all tests, JOBS at a time
+	$(py) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
 
 lint: $(testing) ## ruff and mypy
 	$(py) -m ruff check .

@@ -15,13 +15,24 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports torch or diffusers, and inherited by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ.setdefault("OMP_NUM_THREADS", str(min(4, os.cpu_count() or 1)))
+WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, os.cpu_count() or 1) // WORKERS)))
 
 # Not installed: the checkout goes last, so that its `nodes` folder does not hide the host's module of that name.
 if importlib.util.find_spec("zero2hero_core") is None:
     sys.path.append(str(ROOT))
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """The tests in a host share one, and take longest: all in one process, and first. The others: a file at a time."""
+    host = ROOT / "tests" / "host"
+    items.sort(key=lambda item: not item.path.is_relative_to(host))
+    if config.pluginmanager.hasplugin("xdist"):
+        for item in items:
+            inside = item.path.is_relative_to(host)
+            item.add_marker(pytest.mark.xdist_group("host" if inside else item.path.relative_to(ROOT).as_posix()))
 
 
 @pytest.fixture(scope="session")

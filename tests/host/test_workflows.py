@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -232,7 +233,7 @@ def test_progress_and_pictures_come_over_the_websocket(
 
 
 @pytest.fixture(scope="module")
-def models(server: Any, host_python: Path, host_environment: dict[str, str], tmp_path_factory: Any) -> Path:
+def models(server: Any, host_python: Path, host_environment: dict[str, str]) -> Iterator[Path]:
     """Model files of random weights under the names that the workflows ask for."""
     psutil = pytest.importorskip("psutil")
     if psutil.virtual_memory().available < MEMORY or shutil.disk_usage(server.base).free < DISK:
@@ -241,7 +242,11 @@ def models(server: Any, host_python: Path, host_environment: dict[str, str], tmp
     script = REPOSITORY / "tests" / "host" / "scripts" / "standins.py"
     command = [str(host_python), str(script), str(folder), *map(str, WORKFLOWS)]
     subprocess.run(command, check=True, env=host_environment)
-    return folder
+    yield folder
+    server.post("/free", {"unload_models": True, "free_memory": True})
+    for path in folder.rglob("*.safetensors"):  # gigabytes that pytest would keep
+        if path.stat().st_size > 10**8:
+            path.unlink()
 
 
 def stand_in(prompt: Graph) -> None:

@@ -11,10 +11,10 @@ import folder_paths
 import torch
 from zero2hero_ext.nodes import evaluation, host, video, video_frames
 from zero2hero_ext.nodes.convert import mask_to_core, mask_to_host, to_core, to_host
-from zero2hero_ext.zero2hero_core.metrics_ssim import ssim
 from zero2hero_ext.zero2hero_core.checks import InputError
 from zero2hero_ext.zero2hero_core.correspondence import Correspondence, LevelMatches
 from zero2hero_ext.zero2hero_core.correspondence_file import ClipCorrespondence
+from zero2hero_ext.zero2hero_core.metrics_ssim import ssim
 from zero2hero_ext.zero2hero_core.video_writer import VideoWriter
 
 
