@@ -17,9 +17,20 @@ from typing import Any
 
 from zero2hero_core import __version__
 
-from . import cli_ablate, cli_correspond, cli_dataset, cli_demo, cli_doctor, cli_edit, cli_hero, cli_tiny, cli_zero
+from . import (
+    cli_ablate,
+    cli_bench,
+    cli_correspond,
+    cli_dataset,
+    cli_demo,
+    cli_doctor,
+    cli_edit,
+    cli_hero,
+    cli_tiny,
+    cli_zero,
+)
 from .checks import InputError, Zero2HeroError
-from .cli_options import Parser
+from .cli_options import Parser, fill_preset
 from .cli_shared import write_json
 
 EXAMPLES = """\
@@ -49,6 +60,7 @@ def build_parser() -> argparse.ArgumentParser:
         cli_correspond,
         cli_hero,
         cli_ablate,
+        cli_bench,
         cli_dataset,
         cli_tiny,
     ):
@@ -61,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = argparse.Namespace(debug="--debug" in (sys.argv[1:] if argv is None else argv), json=None)
     try:
         build_parser().parse_args(argv, args)
+        fill_preset(args)
         if args.json is not None:
             _check_report_path(args.json)
         report: dict[str, Any] = args.func(args)

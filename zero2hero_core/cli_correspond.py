@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from .checks import InputError
-from .cli_options import add_clip_options, add_match_options, add_model_options, number_list, whole
+from .cli_options import add_clip_options, add_match_options, add_model_options, add_preset, number_list, whole
 from .cli_shared import add_common, progress, say, write_json
 
 FILE, PICTURE, REPORT = "correspondence.safetensors", "matches.png", "report.json"
@@ -37,6 +37,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_model_options(parser)
+    add_preset(parser)
     add_match_options(parser)
     add_common(parser)
     parser.set_defaults(func=run)

@@ -12,7 +12,7 @@ from typing import Any
 
 from .checks import InputError, Zero2HeroError
 from .cli_hero_options import add_hero_weight_options, add_restore_options, add_training_options
-from .cli_options import add_clip_options, add_match_options, add_output_options, whole
+from .cli_options import add_clip_options, add_match_options, add_output_options, add_preset, whole
 from .cli_shared import add_common
 
 EXAMPLES = """\
@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument("--hero-model", metavar="PATH", help="FLUX.1 or FLUX.2-klein: folder or .safetensors file")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add_hero_weight_options(model)
+    add_preset(parser)
     add_match_options(parser)
     add_training_options(parser)
     add_restore_options(parser)

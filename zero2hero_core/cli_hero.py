@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from .cli_hero_options import add_hero_model_options, add_restore_options, add_training_options
-from .cli_options import add_clip_options, add_output_options, whole
+from .cli_options import add_clip_options, add_output_options, add_preset, whole
 from .cli_shared import add_common
 
 TRAIN_EXAMPLES = """\
@@ -59,6 +59,7 @@ def _add_train(commands: Any) -> None:
         "--truth", metavar="PATH", help="true frames, where they are known, to measure against (as many as chosen)"
     )
     add_hero_model_options(train)
+    add_preset(train)
     add_training_options(train)
     add_restore_options(train)
     again = train.add_mutually_exclusive_group()
@@ -81,6 +82,7 @@ def _add_restore(commands: Any) -> None:
         "--lora", required=True, nargs="+", metavar="FILE", help="the trained LoRA; one file per condition if foreign"
     )
     add_hero_model_options(restore)
+    add_preset(restore)
     add_restore_options(restore)
     restore.add_argument(
         "--batch", type=whole(1), default=4, metavar="N", help="frames at once; halved if memory is short"

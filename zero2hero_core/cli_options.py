@@ -153,6 +153,43 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
     match.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the feature noise")
 
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "timestep": 261,
+        "block": 1,
+        "rank": 128,
+        "learning_rate": 1e-4,
+        "decay": False,
+        "pairs": 1,
+        "draws": 1,
+        "crop": 1.0,
+        "light": 0.0,
+        "high_noise": 0.0,
+        "sample_steps": 25,
+        "samples": 1,
+    }
+}
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """--preset, which stands for options that are not given."""
+    parser.add_argument(
+        "--preset",
+        choices=("model", *PRESETS),
+        default="model",
+        help="where an option is not given: what suits the model, or the settings of the paper (default: model)",
+    )
+
+
+def fill_preset(args: argparse.Namespace) -> None:
+    """Put the preset's values where the user gave none."""
+    given = vars(args)
+    values = PRESETS.get(given.get("preset", "model"), {})
+    if values and "train_steps" in given:
+        values = values | {"train_steps": 400 if given["mode"] == "explicit" else 600}
+    given |= {name: value for name, value in values.items() if name in given and given[name] is None}
+
+
 def add_output_options(parser: argparse.ArgumentParser) -> None:
     """The video, and what to do about an earlier run."""
     output = parser.add_argument_group("output")

@@ -6,7 +6,15 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from .checks import InputError
-from .cli_options import add_clip_options, add_match_options, add_model_options, add_output_options, number_list, whole
+from .cli_options import (
+    add_clip_options,
+    add_match_options,
+    add_model_options,
+    add_output_options,
+    add_preset,
+    number_list,
+    whole,
+)
 from .cli_shared import add_common
 
 if TYPE_CHECKING:
@@ -38,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_clip_options(parser, reference=True)
     add_model_options(parser)
+    add_preset(parser)
     add_match_options(parser)
     stage = parser.add_argument_group("Zero-Stage")
     stage.add_argument(
@@ -45,6 +54,9 @@ def add_parser(subparsers: Any) -> None:
     )
     stage.add_argument("--gamma", type=float, default=1.0, metavar="G", help="share of the inversion's query, 0 to 1")
     stage.add_argument("--tau", type=float, default=1.0, metavar="X", help="factor on the attention scores")
+    stage.add_argument(
+        "--contrast", type=float, default=1.0, metavar="X", help="contrast of the attention weights, with --k -1 only"
+    )
     stage.add_argument(
         "--guidance",
         dest="guidance_scale",

@@ -13,7 +13,12 @@ import pytest
 from zero2hero_core import __version__, cli_doctor
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.cli import build_parser, main
-from zero2hero_core.cli_options import number_list, size_value, whole
+from zero2hero_core.cli_hero_inputs import hero_settings
+from zero2hero_core.cli_inputs import settings_of
+from zero2hero_core.cli_options import fill_preset, number_list, size_value, whole
+from zero2hero_core.hero_training import HeroSettings
+from zero2hero_core.tiny.dit import load_tiny_dit
+from zero2hero_core.tiny.model import load_tiny
 from zero2hero_core.zero_stage import ZeroStageSettings
 
 COMMANDS = ("doctor", "demo", "zero", "correspond", "tiny")
@@ -175,3 +180,33 @@ def test_kinds_of_values():
     for convert, text in ((size_value, "0"), (size_value, "1x2x3"), (number_list, "-1"), (whole(1, 3), "4")):
         with pytest.raises(argparse.ArgumentTypeError):
             convert(text)
+
+
+TRAIN = ["hero", "train", "--tiny", "--video", "v", "--anchor", "0", "--reference", "r", "--zero", "z", "--out", "o"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], {"rank": None, "train_steps": None, "light": None, "samples": None}),
+        (["--preset", "paper"], {"rank": 128, "train_steps": 400, "light": 0.0, "samples": 1, "decay": False}),
+        (["--preset", "paper", "--mode", "tgt-ref"], {"train_steps": 600, "learning_rate": 1e-4, "crop": 1.0}),
+        (["--rank", "8", "--preset", "paper"], {"rank": 8, "pairs": 1, "draws": 1, "high_noise": 0.0}),
+    ],
+)
+def test_a_preset_stands_for_what_is_not_given(words, expected):
+    args = build_parser().parse_args([*TRAIN, *words])
+    fill_preset(args)
+    assert {name: vars(args)[name] for name in expected} == expected
+
+
+def test_the_papers_preset_overrules_what_suits_the_model():
+    args = build_parser().parse_args([*TRAIN, "--preset", "paper"])
+    fill_preset(args)
+    settings = hero_settings(args, load_tiny_dit())
+    authors = HeroSettings(rank=128, learning_rate=1e-4, steps=400)
+    assert settings == authors
+    zero = build_parser().parse_args(["correspond", *NEEDED, "--preset", "paper"])
+    fill_preset(zero)
+    resolved = settings_of(zero).resolve(load_tiny())
+    assert (resolved.timestep, resolved.block, resolved.ensemble, resolved.k) == (261, 1, 8, 1)

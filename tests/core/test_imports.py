@@ -24,6 +24,7 @@ LAYERS = (
     ("hero_training", "hero_training", "hero_training.*", "hero_training_*"),
     ("hero_stage", "hero_stage", "hero_stage.*", "hero_stage_*"),
     ("backbones", "backbones", "backbones.*"),
+    ("bench", "bench", "bench.*"),
     ("tiny.evaluate", "tiny.evaluate", "tiny.evaluate_*"),
     ("tiny", "tiny", "tiny.*"),
     ("pure", "*"),
@@ -38,7 +39,19 @@ MAY_IMPORT = {
     "zero_stage": {"pure", "backbones", "zero_stage"},
     "hero_training": {"pure", "backbones", "hero_training"},
     "hero_stage": {"pure", "backbones", "hero_stage"},
-    "cli": {"root", "pure", "backbones", "tiny", "tiny.evaluate", "zero_stage", "hero_training", "hero_stage", "cli"},
+    "bench": {"pure", "backbones", "tiny", "zero_stage", "hero_training", "hero_stage", "bench"},
+    "cli": {
+        "root",
+        "pure",
+        "backbones",
+        "tiny",
+        "tiny.evaluate",
+        "zero_stage",
+        "hero_training",
+        "hero_stage",
+        "bench",
+        "cli",
+    },
 }
 
 

@@ -1,0 +1,181 @@
+"""The bench: figures by hand, each run once, pages made from what is stored."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from zero2hero_core import cli
+from zero2hero_core.bench import report, runner, suites
+from zero2hero_core.bench.clips import clip_at
+from zero2hero_core.bench.measures import measure
+from zero2hero_core.bench.methods import METHODS, Spec, Tools, run_method
+from zero2hero_core.bench.plan import filled, name_of, plan, unique
+from zero2hero_core.bench.runner import Bench, Work
+from zero2hero_core.bench.statistics import spread, summary
+from zero2hero_core.bench.suites import SUITES, Suite, Table
+from zero2hero_core.checks import InputError
+
+FRAMES = 3
+TASKS = ("rendered", "--clips", "2", "--size", "64", "--frames", str(FRAMES))
+SMALL = {"num_inference_steps": 2, "ensemble": 1}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two rendered clips of three frames."""
+    folder = tmp_path_factory.mktemp("bench") / "tasks"
+    assert cli.main(["dataset", *TASKS, "--out", str(folder), "--quiet"]) == 0
+    return folder
+
+
+def table(**changed: object) -> Table:
+    """A small question."""
+    rows = {"Original": Spec("identity"), "Swap": Spec("pixel swap", {"ensemble": 1}), "Zero": Spec("zero", SMALL)}
+    given = {"name": "few", "title": "Few", "question": "Which?", "rows": rows, "base": "Zero", "clips": 2}
+    return Table(**(given | changed))  # type: ignore[arg-type]
+
+
+def run(value: float, frames: int = 3) -> dict[str, object]:
+    """What a run left: the anchor is perfect, the others have a value."""
+    values = {"psnr": {"0": 99.0} | {str(index): value for index in range(1, frames)}}
+    return {"name": "clip", "values": values, "seconds": {"total": 6.0}, "extra": {}}
+
+
+def test_means_and_spreads_by_hand() -> None:
+    runs, base = [[run(20.0), run(22.0)], [run(30.0), run(32.0)]], [[run(20.0), run(20.0)], [run(25.0), run(25.0)]]
+    got = summary(runs, base, ["psnr"])["psnr"]
+    assert got["mean"] == 26 and got["clips"] == [21, 31]
+    assert got["spread"] == pytest.approx(math.sqrt(50))  # 21 and 31
+    assert got["seeds"] == pytest.approx(math.sqrt(2))  # 25 and 27
+    assert got["difference"] == 3.5 and got["difference spread"] == pytest.approx(math.sqrt(12.5))  # 1 and 6
+    assert math.isnan(spread([1.0])) and spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+
+
+def test_a_measure_that_was_not_taken_is_unknown() -> None:
+    got = summary([[run(1.0)]], [[run(1.0)]], ["tOF"])["tOF"]
+    assert math.isnan(got["mean"]) and report.cell(got, "tOF", False) == "-"
+
+
+def test_the_truth_itself_is_perfect_and_errors_count(tasks: Path) -> None:
+    clip = clip_at(sorted(tasks.glob("*-test-*"))[0])
+    everything = list(range(FRAMES))
+    truth = clip.truths(everything)
+    perfect = measure(clip, truth, everything)
+    assert all(math.isinf(value) for value in perfect["psnr"].values())
+    assert set(perfect["ssim"].values()) == {1.0} and max(perfect["tOF"].values()) == 0
+    assert max(perfect["flicker"].values()) == 0 and list(perfect["tOF"]) == [1, 2]
+    worse = truth.clone()
+    worse[1] += 0.1  # a flash
+    found = measure(clip, worse, everything)
+    assert found["psnr"][1] == pytest.approx(20, abs=0.01) and math.isinf(found["psnr"][2])
+    assert found["flicker"][1] > 0.02 and found["warp error"][1] > perfect["warp error"][1]
+    assert "tOF" not in measure(clip, worse[1:], [1, 2])  # steps need all frames
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path: Path, name: str) -> None:
+    clip = clip_at(sorted(tasks.glob("*-test-*"))[0])
+    options = {"zero": SMALL, "cross-image": SMALL | {"contrast": 1.33}, "pixel swap": {"ensemble": 1}}
+    hero = {"steps": 2, "num_inference_steps": 1, "samples": 1, "rank": 2, "curve": [0, 2]}
+    bench = Bench(tmp_path)
+    made = run_method(bench.tools, clip, Spec(name, options.get(name, hero if name == "hero" else {})), [0, 2])
+    assert made.pictures.shape == (2, 3, 64, 64)
+    assert float(made.pictures.min()) >= 0 and float(made.pictures.max()) <= 1
+    if name == "identity":
+        assert torch.equal(made.pictures, clip.frames[[0, 2]])
+    else:
+        assert float((made.pictures[1] - clip.frames[2]).abs().mean()) > 0.01
+    if name == "hero":
+        assert set(made.extra["curve"]) == {0, 2} and all(
+            len(row) == FRAMES - 1 for row in made.extra["curve"].values()
+        )
+
+
+def test_unknown_methods_are_refused() -> None:
+    with pytest.raises(InputError, match="identity, pixel swap, flow, cross-image, zero, hero, got 'magic'"):
+        run_method(Tools(lambda *_: torch.zeros(0)), None, Spec("magic"), [0])  # type: ignore[arg-type]
+
+
+def test_a_run_is_done_once(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Work(sorted(tasks.glob("*-test-*"))[0], Spec("identity"))
+    first = Bench(tmp_path).run(work)
+    monkeypatch.setattr(runner, "run_method", lambda *_: pytest.fail("computed again"))
+    assert Bench(tmp_path).run(work) == first
+    with pytest.raises(pytest.fail.Exception):
+        Bench(tmp_path).run(Work(work.task, Spec("identity", seed=1)))
+    for path in (tmp_path / "pictures").iterdir():
+        path.unlink()
+    with pytest.raises(pytest.fail.Exception):
+        Bench(tmp_path).run(work)  # its pictures are gone
+
+
+def test_equal_runs_of_two_tables_are_one(tasks: Path) -> None:
+    plans = {"a": plan(table(), tasks), "b": plan(table(rows={"Other name": Spec("identity")}), tasks)}
+    assert len(unique(plans)) == 6  # three rows on two clips
+    with pytest.raises(InputError, match="expected 5 tasks named color-edit-..., got 2"):
+        plan(table(clips=5), tasks)
+
+
+def test_a_table_with_figures(tasks: Path) -> None:
+    rows = plan(table(), tasks)
+    values = {"Original": 15.0, "Swap": 21.0, "Zero": 23.0}
+    found = {name_of(clip[0]): run(values[label]) for label, clips in rows.items() for clip in clips}
+    made = filled(table(measures=("psnr",)), rows, found)
+    text = report.markdown(made)
+    assert "| Swap | 21.00 ± 0.00<br>-2.00 ± 0.00 | 2.0 |" in text and "| *Zero* | 23.00 ± 0.00 | 2.0 |" in text
+    assert report.losses(made) == ["No row is better than *Zero* in any column.\n"]
+    made = filled(table(measures=("psnr",), base="Swap"), rows, found)
+    assert "PSNR, dB: Zero by 2.00" in "\n".join(report.losses(made))
+
+
+def test_suites_are_sound() -> None:
+    for suite in SUITES.values():
+        assert len({one.name for one in suite.tables}) == len(suite.tables)
+        for one in suite.tables:
+            assert one.base in one.rows and len(one.rows) > 2
+            assert len({json.dumps(spec.described()) for spec in one.rows.values()}) == len(one.rows)
+    names = [[one.name for one in suite.tables] for suite in SUITES.values()]
+    assert names[0] == names[1]
+
+
+@pytest.fixture
+def tiny_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(suites.SUITES, "small", Suite("small", (TASKS,), (table(),)))
+
+
+@pytest.mark.usefixtures("tiny_suite")
+def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["bench", "quality", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert cli.main(words) == 0
+    page = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    stored = json.loads((tmp_path / "out" / "results" / "quality_small.json").read_text(encoding="utf-8"))
+    values = {label: row["values"]["psnr"]["mean"] for label, row in stored["tables"][0]["rows"].items()}
+    assert len(set(values.values())) == 3
+    for label, value in values.items():
+        assert f"{value:.2f}" in next(line for line in page.splitlines() if label in line and "|" in line)
+    assert '--tables few`; one row: add `--rows "Original"`' in page and "2 clips" in page
+    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()}
+    assert len(done) == 6
+    capsys.readouterr()
+    assert cli.main([*words, "--rows", "Swap"]) == 0  # one row, copied from the page
+    out = capsys.readouterr().out
+    assert f"{values['Swap']:16.2f}" in out and "Original" not in out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()} == done
+    assert (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.usefixtures("tiny_suite")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--tables", "none"], "--tables: expected some of few, got none"), (["--rows", "None"], "--rows: expected some")],
+)
+def test_unknown_names_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    given = ["bench", "quality", "--work", str(tmp_path), "--out", str(tmp_path), *words]
+    assert cli.main(given) == 2 and said in capsys.readouterr().err

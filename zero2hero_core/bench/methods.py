@@ -1,0 +1,208 @@
+"""All methods behind one call: a clip in, its frames in the reference's look out.
+
+Identity, pixel swap and optical flow are baselines without a model; plain cross-image attention, with and without
+contrast, is the one with; Zero-Stage and Hero-Stage are ours. A method that needs what another one made asks `Tools`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from ..backbones.dit import DiTBackbone
+from ..backbones.unet import UNetBackbone
+from ..checks import InputError
+from ..flow_propagation import propagate_reference
+from ..hero_stage import HeroStage, RestoreSettings
+from ..hero_training import HeroSettings, HeroTrainer
+from ..hero_training_latents import encode_clip
+from ..hero_training_pairs import training_pairs
+from ..metrics import psnr
+from ..pixel_swap import pixel_swap
+from ..zero_stage import ZeroStage, ZeroStageSettings
+from .clips import Clip
+
+BATCH = 4
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A method, its settings (what is not named keeps its default), and the seed of what it draws."""
+
+    method: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+
+    def described(self) -> list[Any]:
+        """What decides the result, for JSON."""
+        return [self.method, {name: self.options[name] for name in sorted(self.options)}, self.seed]
+
+
+@dataclass(frozen=True)
+class Made:
+    """pictures (N, 3, H, W) of the frames asked for; seconds by part of the work; more figures of a method's own."""
+
+    pictures: torch.Tensor
+    seconds: dict[str, float] = field(default_factory=dict)
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+class Tools:
+    """The bundled models, loaded when first needed, and what other methods made.
+
+    Args: made: gives the pictures of another method for frames of the clip.
+    """
+
+    def __init__(self, made: Callable[[Clip, Spec, Sequence[int]], torch.Tensor]) -> None:
+        self.made = made
+
+    @cached_property
+    def zero(self) -> UNetBackbone:
+        """The model of Zero-Stage."""
+        from ..tiny.model import load_tiny
+
+        return load_tiny()
+
+    @cached_property
+    def hero(self) -> DiTBackbone:
+        """The model of Hero-Stage."""
+        from ..tiny.dit import load_tiny_dit
+
+        return load_tiny_dit()
+
+    def warm(self, spec: Spec) -> None:
+        """Load what a method needs, so that its time is its own."""
+        if spec.method == "hero":
+            assert self.hero
+        elif spec.method not in ("identity", "flow"):
+            assert self.zero
+
+
+def identity(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """The clip as it was."""
+    return Made(clip.frames[list(frames)])
+
+
+def by_pixel_swap(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """Patches of the reference moved along Zero-Stage's matches."""
+    stage = zero_stage(tools, clip, spec)
+    pictures = [pixel_swap(clip.reference, stage.correspond(clip.frames[index], index).finest) for index in frames]
+    return Made(torch.stack(pictures), dict(stage.seconds))
+
+
+def by_flow(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """The reference moved along DIS flow; chained from frame to frame or direct, whichever is nearer to the truth."""
+    moved = [propagate_reference(clip.frames, clip.reference, clip.anchor, chained=both) for both in (False, True)]
+    if clip.measured:
+        truth = clip.truths(clip.measured)
+        moved.sort(key=lambda pictures: -float(psnr(pictures[clip.measured], truth).mean()))
+    return Made(moved[0][list(frames)])
+
+
+def zero_stage(tools: Tools, clip: Clip, spec: Spec, **changed: Any) -> ZeroStage:
+    """Zero-Stage with the settings of a spec."""
+    known = {one.name for one in fields(ZeroStageSettings)}
+    settings = ZeroStageSettings(seed=spec.seed, **{k: v for k, v in spec.options.items() if k in known} | changed)
+    reference = clip.frames[clip.anchor] if spec.options.get("reference") == "anchor" else clip.reference
+    return ZeroStage(tools.zero, clip.frames[clip.anchor], reference, clip.anchor, settings)
+
+
+def by_zero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """Zero-Stage. Option sure: confidence below which a part of a frame keeps its own look."""
+    stage, pictures, sure = zero_stage(tools, clip, spec), [], spec.options.get("sure")
+    for start in range(0, len(frames), BATCH):
+        part = list(frames[start : start + BATCH])
+        matches = [stage.correspond(clip.frames[index], index) for index in part]
+        masks = None
+        if sure is not None:
+            certain = torch.stack([match.confidence for match in matches])[:, None] >= sure
+            masks = torch.nn.functional.interpolate(certain.float(), clip.frames.shape[-2:], mode="nearest")
+        pictures.append(stage.edit(clip.frames[part], part, matches, masks))
+    return Made(torch.cat(pictures), dict(stage.seconds))
+
+
+def by_cross_image(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """Plain cross-image attention: all reference tokens, no matches. Option contrast: see `full_attention`."""
+    stage = zero_stage(tools, clip, spec, k=-1)
+    parts = [list(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
+    return Made(torch.cat([stage.edit(clip.frames[part], part) for part in parts]), dict(stage.seconds))
+
+
+def _suited(kind: Any, advice: Mapping[str, Any], options: Mapping[str, Any], **given: Any) -> Any:
+    names = {one.name for one in fields(kind)}
+    return kind.suited(advice, **{name: value for name, value in options.items() if name in names} | given)
+
+
+def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
+    share: of the advised steps; curve: steps to measure at on the way (seconds of the training leave them out)."""
+    options, backbone = dict(spec.options), tools.hero
+    settings = _suited(HeroSettings, backbone.recommended, options, seed=spec.seed)
+    settings = replace(settings, steps=max(1, round(settings.total * options.get("share", 1.0))))
+    restoring = _suited(RestoreSettings, backbone.recommended, options)
+    initial = Spec(options.get("initial", "zero"))
+    wanted = sorted({*frames, clip.anchor, *(clip.measured if options.get("curve") else ())})
+    start = dict(zip(wanted, tools.made(clip, initial, wanted), strict=True)) if "zero" in settings.kinds else {}
+    trainer = HeroTrainer(backbone, training_pairs(settings.mode, _latents(tools, clip, settings, start)), settings)
+    stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
+    seconds, curve = {"training": 0.0}, {}
+    try:
+        for step in range(settings.total + 1):
+            if step in options.get("curve", ()):
+                curve[step] = psnr(_restored(stage, clip, start, clip.measured), clip.truths(clip.measured)).tolist()
+            if step < settings.total:
+                begun = time.process_time()
+                trainer.step()
+                seconds["training"] += time.process_time() - begun
+        begun = time.process_time()
+        pictures = _restored(stage, clip, start, frames)
+        seconds["restoring"] = time.process_time() - begun
+    finally:
+        trainer.close()
+    return Made(pictures, seconds, {"curve": curve} if curve else {})
+
+
+def _latents(tools: Tools, clip: Clip, settings: HeroSettings, start: Mapping[int, torch.Tensor]) -> Any:
+    anchor, everything = clip.anchor, range(len(clip.frames))
+    implicit = settings.mode == "implicit"
+    target = tools.made(clip, Spec("zero", {"reference": "anchor"}), list(everything)) if implicit else ()
+    return encode_clip(
+        tools.hero,
+        settings,
+        references={anchor: clip.reference},
+        zero={anchor: start[anchor]} if start else {},
+        frames={index: clip.frames[index] for index in (everything if implicit else [anchor])},
+        zero_target=dict(enumerate(target)),
+    )
+
+
+def _restored(stage: HeroStage, clip: Clip, start: Mapping[int, torch.Tensor], frames: Sequence[int]) -> torch.Tensor:
+    parts = []
+    for first in range(0, len(frames), BATCH):
+        now = list(frames[first : first + BATCH])
+        zero = torch.stack([start[index] for index in now]) if start else None
+        parts.append(stage.restore(zero, clip.frames[now], now))
+    return torch.cat(parts)
+
+
+Method = Callable[[Tools, Clip, Spec, Sequence[int]], Made]
+METHODS: dict[str, Method] = {
+    "identity": identity,
+    "pixel swap": by_pixel_swap,
+    "flow": by_flow,
+    "cross-image": by_cross_image,
+    "zero": by_zero_stage,
+    "hero": by_hero_stage,
+}
+
+
+def run_method(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
+    """Run a method. Raises: InputError for one that is not known."""
+    if spec.method not in METHODS:
+        raise InputError(f"method: expected one of {', '.join(METHODS)}, got {spec.method!r}.")
+    return METHODS[spec.method](tools, clip, spec, frames)

@@ -1,0 +1,87 @@
+"""From tables to runs and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ..checks import InputError
+from ..dataset import find_tasks
+from .runner import Work
+from .statistics import Runs, summary
+from .suites import Table
+
+Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
+
+
+def plan(table: Table, tasks: Path) -> Plan:
+    """The runs that a table needs. Raises: InputError when there are too few tasks of that name."""
+    folders = [folder for folder in find_tasks(tasks) if folder.name.startswith(table.tasks)]
+    if len(folders) < table.clips:
+        raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}..., got {len(folders)}.")
+    return {
+        label: [
+            [Work(folder, replace(spec, seed=seed), table.frames) for seed in range(table.seeds)]
+            for folder in folders[: table.clips]
+        ]
+        for label, spec in table.rows.items()
+    }
+
+
+def name_of(work: Work) -> str:
+    """Equal for equal runs."""
+    return json.dumps([str(work.task), work.spec.described(), work.frames])
+
+
+def unique(plans: dict[str, Plan]) -> list[Work]:
+    """All runs of some tables, each once."""
+    every = [work for rows in plans.values() for clips in rows.values() for seeds in clips for work in seeds]
+    return list({name_of(work): work for work in every}.values())
+
+
+def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """The table with its figures, for JSON."""
+    runs: dict[str, Runs] = {
+        label: [[found[name_of(work)] for work in seeds] for seeds in clips] for label, clips in rows.items()
+    }
+    base = runs.get(table.base) or next(iter(runs.values()))
+    return {
+        "name": table.name,
+        "title": table.title,
+        "question": table.question,
+        "base": table.base,
+        "clips": [clip[0]["name"] for clip in next(iter(runs.values()))],
+        "frames": table.frames,
+        "seeds": table.seeds,
+        "measures": list(table.measures),
+        "rows": {
+            label: {
+                "method": table.rows[label].described()[:2],
+                "values": summary(clips, base, table.measures),
+                "seconds": _seconds(clips),
+                "by frame": _by_frame(clips, table.measures[0]),
+                "curve": _curve(clips),
+            }
+            for label, clips in runs.items()
+        },
+    }
+
+
+def _seconds(runs: Runs) -> dict[str, float]:
+    """Mean seconds by part of the work."""
+    every = [run["seconds"] for clip in runs for run in clip]
+    return {part: sum(one.get(part, 0.0) for one in every) / len(every) for part in every[0]}
+
+
+def _by_frame(runs: Runs, measure: str) -> dict[str, float]:
+    """Mean of a measure by frame."""
+    every = [run["values"].get(measure, {}) for clip in runs for run in clip]
+    return {frame: sum(one[frame] for one in every) / len(every) for frame in every[0]}
+
+
+def _curve(runs: Runs) -> dict[str, float]:
+    """Mean PSNR by training step, where it was taken."""
+    every = [run["extra"].get("curve", {}) for clip in runs for run in clip]
+    return {step: sum(sum(one[step]) / len(one[step]) for one in every) / len(every) for step in every[0]}

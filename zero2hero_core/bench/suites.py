@@ -1,0 +1,206 @@
+"""Which tables there are: their rows, the tasks they run on, and what they ask.
+
+`small` fits into half an hour on two cores; `full` has more clips, seeds and rows, for a night or a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from .methods import Spec
+
+TEMPORAL = ("warp error", "flicker", "tOF")
+QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
+
+
+@dataclass(frozen=True)
+class Table:
+    """One question. rows: label -> method; base: the row that others are compared with; tasks: how their names begin;
+    clips: how many of them; frames: to measure, all when None; seeds: repeats of what is drawn."""
+
+    name: str
+    title: str
+    question: str
+    rows: Mapping[str, Spec]
+    base: str
+    tasks: str = "color-edit-"
+    clips: int = 1
+    frames: tuple[int, ...] | None = None
+    seeds: int = 1
+    measures: tuple[str, ...] = QUALITY
+
+
+@dataclass(frozen=True)
+class Suite:
+    """tasks: command lines of `zero2hero dataset`, without --out; tables: what is measured on them."""
+
+    name: str
+    tasks: tuple[tuple[str, ...], ...]
+    tables: tuple[Table, ...]
+
+
+METHOD_ROWS: dict[str, Spec] = {
+    "Original": Spec("identity"),
+    "Pixel swap": Spec("pixel swap"),
+    "Optical flow (DIS)": Spec("flow"),
+    "Cross-image attention": Spec("cross-image"),
+    "Cross-image attention, contrast 1.33": Spec("cross-image", {"contrast": 1.33}),
+    "Cross-image attention, contrast 1.67": Spec("cross-image", {"contrast": 1.67}),
+    "Zero-Stage": Spec("zero"),
+    "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
+    "Hero-Stage": Spec("hero"),
+}
+
+
+OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Zero-Stage", "Hero-Stage")
+
+
+def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
+    return {label: Spec("zero", options) for label, options in values.items()}
+
+
+K_ROWS = {f"k = {k}": Spec("zero", {"k": k}) for k in (1, 2, 4, 8, 16, 64)}
+K_ROWS |= {"all tokens": Spec("cross-image"), "adaptive, 1 to 8": Spec("zero", {"k": "adaptive"})}
+FEATURES = {
+    "timestep 51, block 2, 8 draws": {},
+    "timestep 261, block 1, 8 draws (paper)": {"timestep": 261, "block": 1},
+    "timestep 51, block 2, 2 draws": {"ensemble": 2},
+    "timestep 0, block 2, 1 draw": {"timestep": 0, "ensemble": 1},
+    "timestep 51, block 1, 8 draws": {"block": 1},
+    "timestep 261, block 2, 8 draws": {"timestep": 261},
+}
+STEPS = {f"{steps} steps": {"num_inference_steps": steps} for steps in (20, 5, 10, 50)}
+SAMPLING: dict[str, dict[str, Any]] = {
+    "as it is": {},
+    "no AdaIN at the start": {"adain_start": False},
+    "layers 6 to 11": {"layers": tuple(range(6, 12))},
+    "layers 9 to 11": {"layers": (9, 10, 11)},
+    "layers 3 to 5": {"layers": (3, 4, 5)},
+    "own look where the cycle does not close": {"sure": 0.5},
+}
+CHOICE: dict[str, dict[str, Any]] = {
+    "gamma 1, tau 1": {"k": 4},
+    "gamma 0.5": {"k": 4, "gamma": 0.5},
+    "gamma 0": {"k": 4, "gamma": 0.0},
+    "tau 0.5": {"k": 4, "tau": 0.5},
+    "tau 2": {"k": 4, "tau": 2.0},
+    "tau 4": {"k": 4, "tau": 4.0},
+}
+PAIRS = {
+    "explicit": Spec("hero"),
+    "implicit": Spec("hero", {"mode": "implicit"}),
+    "zero-ref": Spec("hero", {"mode": "zero-ref"}),
+    "tgt-ref": Spec("hero", {"mode": "tgt-ref"}),
+}
+INITIAL = {
+    "Zero-Stage": Spec("hero"),
+    "pixel swap": Spec("hero", {"initial": "pixel swap"}),
+    "Zero-Stage, half the steps": Spec("hero", {"share": 0.5}),
+    "pixel swap, half the steps": Spec("hero", {"initial": "pixel swap", "share": 0.5}),
+}
+TRAINING = {
+    "as it is (rank 16, 300 steps)": Spec("hero", {"curve": (0, 25, 50, 100, 150, 200, 250, 300)}),
+    "rank 4": Spec("hero", {"rank": 4}),
+    "rank 64": Spec("hero", {"rank": 64}),
+    "no other lights": Spec("hero", {"light": 0.0}),
+}
+LONG_TRAINING = TRAINING | {
+    "600 steps": Spec("hero", {"share": 2.0}),
+    "whole frames": Spec("hero", {"crop": 1.0}),
+    "25 sampling steps, one sample": Spec("hero", {"num_inference_steps": 25, "samples": 1}),
+}
+FEW = (5, 10, 15)
+TWO = (8, 15)
+
+_ABLATIONS = (
+    Table("k", "Reference tokens a query", "How many of the best matches should a token read?", K_ROWS, "k = 1"),
+    Table(
+        "features",
+        "Where matches are read",
+        "Which timestep and decoder block of the model give the best features, and over how many noise draws?",
+        _zero(FEATURES),
+        "timestep 51, block 2, 8 draws",
+    ),
+    Table("steps", "DDIM steps", "How many steps of inversion and sampling?", _zero(STEPS), "20 steps"),
+    Table(
+        "choice",
+        "Whose query, and how sharp a choice",
+        "With four matches a token: whose query weighs them (gamma), and how sharply (tau)?",
+        _zero(CHOICE),
+        "gamma 1, tau 1",
+    ),
+    Table(
+        "sampling",
+        "Start, layers, unsure matches",
+        "Does the AdaIN start help, which layers should read the reference, should unsure tokens keep their own look?",
+        _zero(SAMPLING),
+        "as it is",
+    ),
+)
+
+
+def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
+    return (
+        Table("pairs", "Training pairs (paper, Table 3)", "What should Hero-Stage learn from?", PAIRS, "explicit"),
+        Table("initial", "Initial pictures (paper, Table 4)", "What should it start from?", INITIAL, "Zero-Stage"),
+        Table("training", "Training", "Rank, lights, steps, crops, sampling.", rows, "as it is (rank 16, 300 steps)"),
+    )
+
+
+def _methods(clips: tuple[int, int, int], seeds: int, contrasts: bool) -> tuple[Table, ...]:
+    """contrasts: also on greys and patterns, where plain attention takes as long again for each."""
+    edit, colour, general = clips
+    ask, base = "How near do the methods come to the truth?", "Hero-Stage"
+    few = METHOD_ROWS if contrasts else {name: row for name, row in METHOD_ROWS.items() if "contrast" not in name}
+    steady = "How steady is the result where pattern and style change? Truth on the anchor only."
+    shown = QUALITY + TEMPORAL
+    return (
+        Table("color-edit", "Color-Edit", ask, METHOD_ROWS, base, "color-edit-", edit, None, seeds, shown),
+        Table("colorization", "Colorization", ask, few, base, "grey-", colour, None, seeds, shown),
+        Table("general-edit", "General-Edit", steady, few, base, "general-edit-", general, None, seeds, TEMPORAL),
+    )
+
+
+def own_clips(names: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], Table]:
+    """Grey and back to colour on real footage, for which the tiny models were not made: tasks and table.
+
+    names: videos; sixteen frames of each, every fifth.
+    """
+    cut = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
+    tasks = tuple(("colorize", "--video", name, "--name", f"own-{Path(name).stem}", *cut) for name in names)
+    rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
+    ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
+    shown = QUALITY + TEMPORAL
+    return tasks, Table(
+        "own-clips", "Grey to colour, real clips", ask, rows, "Hero-Stage", "own-", len(names), None, 1, shown
+    )
+
+
+def _with(tables: Sequence[Table], clips: int, frames: tuple[int, ...] | None, seeds: int) -> tuple[Table, ...]:
+    return tuple(replace(table, clips=clips, frames=frames, seeds=seeds) for table in tables)
+
+
+def _tasks(edits: int, greys: Sequence[int], generals: int) -> tuple[tuple[str, ...], ...]:
+    scenes = (("rendered", "--clips", str(edits)), ("general", "--clips", str(generals)))
+    grey = tuple(
+        ("colorize", "--video", f"{{tasks}}/color-edit-test-{index:04d}/content", "--name", f"grey-{index:04d}")
+        for index in greys
+    )
+    return scenes + grey
+
+
+SUITES = {
+    "small": Suite(
+        "small",
+        _tasks(2, (0,), 1),
+        _methods((2, 1, 1), 1, False) + _with(_ABLATIONS, 2, TWO, 1) + _with(_trainings(TRAINING), 1, None, 1),
+    ),
+    "full": Suite(
+        "full",
+        _tasks(20, (0, 1, 2, 3, 4), 5),
+        _methods((5, 5, 5), 3, True) + _with(_ABLATIONS, 20, FEW, 1) + _with(_trainings(LONG_TRAINING), 5, None, 3),
+    ),
+}

@@ -1,0 +1,119 @@
+"""`zero2hero bench quality`: the project's figures, made by one command."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import cli_dataset, cli_shared
+from .checks import InputError
+from .cli_options import Parser, whole
+
+if TYPE_CHECKING:
+    from .bench.suites import Suite, Table
+
+RESULTS, PICTURES = "RESULTS.md", "pictures"
+EXAMPLES = """\
+Tasks, pictures and figures of single runs are kept in --work: what is there is not done again, so an interrupted run
+goes on. Tables and plots go to --out.
+
+examples:
+  zero2hero bench quality --work bench --out benchmarks
+  zero2hero bench quality --work bench --out benchmarks --tables k features
+  zero2hero bench quality --suite full --work bench --out benchmarks --jobs 8
+"""
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the commands."""
+    parser = subparsers.add_parser(
+        "bench",
+        help="make the project's tables and plots again",
+        description="Run the methods on tasks with a known answer, with the bundled tiny models.",
+        epilog=EXAMPLES,
+    )
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality")
+    quality = commands.add_parser("quality", help="methods and ablations against the truth", epilog=EXAMPLES)
+    quality.add_argument("--suite", choices=("small", "full"), default="small", help="how much (default: small)")
+    quality.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of what is kept")
+    quality.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {RESULTS} and its figures")
+    quality.add_argument(
+        "--own-clips", nargs="+", metavar="V", help="videos to turn grey and back to colour, as a further table"
+    )
+    quality.add_argument("--tables", nargs="+", metavar="T", help="some of the tables (default: all)")
+    quality.add_argument("--rows", nargs="+", metavar="R", help="some of their rows (default: all), only printed")
+    quality.add_argument(
+        "--jobs", type=whole(1), default=2, metavar="N", help="runs at a time, a thread each (default: 2)"
+    )
+    cli_shared.add_common(quality)
+    quality.set_defaults(func=run_quality)
+
+
+def run_quality(args: argparse.Namespace) -> dict[str, Any]:
+    """Run a suite, write its tables; returns the report."""
+    from .bench.plan import filled, name_of, plan, unique
+    from .bench.report import table_text, write_results
+    from .bench.runner import run_all
+    from .bench.shots import draw_shots
+    from .bench.suites import SUITES, Suite, own_clips
+
+    started = time.perf_counter()
+    suite = SUITES[args.suite]
+    if args.own_clips:
+        tasks, table = own_clips(args.own_clips)
+        suite = Suite(suite.name, suite.tasks + tasks, (*suite.tables, table))
+    tables = _chosen(suite, args)
+    _make_tasks(suite, args.work / "tasks")
+    plans = {table.name: plan(table, args.work / "tasks") for table in tables}
+    work = unique(plans)
+    with cli_shared.progress(args) as bar:
+        task = bar.add_task("runs", total=len(work))
+        done = run_all(args.work, work, args.jobs, lambda: bar.advance(task))
+    found = {name_of(one): result for one, result in zip(work, done, strict=True)}
+    report: dict[str, Any] = {
+        "command": "bench quality",
+        "suite": suite.name,
+        "tables": [filled(table, plans[table.name], found) for table in tables],
+        "seconds": {"total": round(time.perf_counter() - started, 1)},
+    }
+    for table in report["tables"]:
+        cli_shared.say(args, table_text(table))
+    if not args.rows:
+        for table, filled_in in zip(tables, report["tables"], strict=True):
+            place = args.out / PICTURES / suite.name
+            place.mkdir(parents=True, exist_ok=True)
+            names = draw_shots(place, args.work, table, plans[table.name], found)
+            filled_in["pictures"] = [f"{PICTURES}/{suite.name}/{name}" for name in names]
+        write_results(args.out, report)
+    return report
+
+
+def _chosen(suite: Suite, args: argparse.Namespace) -> list[Table]:
+    """Tables and rows that were asked for; the row that others are compared with is always among them."""
+    known = {table.name: table for table in suite.tables}
+    if unknown := [name for name in args.tables or () if name not in known]:
+        raise InputError(f"--tables: expected some of {', '.join(known)}, got {unknown[0]}.")
+    chosen = [known[name] for name in args.tables or known]
+    if not args.rows:
+        return chosen
+    names = {row for table in chosen for row in table.rows}
+    if unknown := [name for name in args.rows if name not in names]:
+        raise InputError(f"--rows: expected some of {', '.join(sorted(names))}, got {unknown[0]}.")
+    kept = [
+        replace(table, rows={row: spec for row, spec in table.rows.items() if row in args.rows or row == table.base})
+        for table in chosen
+    ]
+    return [table for table in kept if set(table.rows) & set(args.rows)]
+
+
+def _make_tasks(suite: Suite, folder: Path) -> None:
+    """Make the tasks that are not there yet, by the public command."""
+    parser = Parser("zero2hero")
+    cli_dataset.add_parser(parser.add_subparsers(parser_class=Parser))
+    for words in suite.tasks:
+        given = [word.replace("{tasks}", str(folder)) for word in words]
+        made = parser.parse_args(["dataset", *given, "--out", str(folder), "--resume", "--quiet"])
+        made.func(made)
