@@ -158,6 +158,13 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert len(set(values.values())) == 3
     for label, value in values.items():
         assert f"{value:.2f}" in next(line for line in page.splitlines() if label in line and "|" in line)
+    (tmp_path / "out" / "diagnoses").mkdir()
+    (tmp_path / "out" / "diagnoses" / "small_few.md").write_text("It moves.\n", encoding="utf-8")
+    report.write_page(tmp_path / "out")
+    again = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    assert again.replace("It moves.\n\n", "") == page != again
+    (tmp_path / "out" / "diagnoses" / "small_few.md").unlink()
+    report.write_page(tmp_path / "out")
     assert '--tables few`; one row: add `--rows "Original"`' in page and "2 clips" in page
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()}
     assert len(done) == 6

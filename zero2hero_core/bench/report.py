@@ -63,7 +63,10 @@ def write_page(out: Path) -> None:
         stored = json.loads(path.read_text(encoding="utf-8"))
         plots = draw_plots(out / "plots", stored["suite"], stored["tables"])
         parts.append(f"# Suite {stored['suite']}\n")
-        parts += [section(stored["suite"], table, plots.get(table["name"], [])) for table in stored["tables"]]
+        for table in stored["tables"]:
+            why = out / "diagnoses" / f"{stored['suite']}_{table['name']}.md"
+            text = why.read_text(encoding="utf-8") if why.exists() else ""
+            parts.append(section(stored["suite"], table, plots.get(table["name"], []), text))
     _write(out / FILE, "\n".join(parts))
 
 
@@ -73,8 +76,8 @@ def _write(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def section(suite: str, table: dict[str, Any], plots: list[str]) -> str:
-    """One table as Markdown."""
+def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") -> str:
+    """One table as Markdown. why: what people found out about its losses, kept in out/diagnoses."""
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
     command = f"zero2hero bench quality --suite {suite} --work bench --out benchmarks --tables {table['name']}"
     some_row = next(label for label in table["rows"] if label != table["base"])
@@ -85,6 +88,7 @@ def section(suite: str, table: dict[str, Any], plots: list[str]) -> str:
         f'{facts}; commit {table.get("commit", "unknown")}. `{command}`; one row: add `--rows "{some_row}"`.\n',
         markdown(table),
         *losses(table),
+        *([f"{why.strip()}\n"] if why else []),
         *(f"![{table['title']}]({plot})\n" for plot in [*plots, *table.get("pictures", [])]),
     ]
     return "\n".join(lines)
