@@ -147,7 +147,7 @@ def tiny_vae() -> comfy.sd.VAE:
     from ..zero2hero_core.tiny.autoencoder import PatchAutoencoder
     from ..zero2hero_core.tiny.model import AUTOENCODER_FILE
 
-    autoencoder = PatchAutoencoder()
+    autoencoder = PatchAutoencoder(conv=comfy.ops.disable_weight_init.Conv2d)  # weights of these may stay offloaded
     autoencoder.load_state_dict(_read(AUTOENCODER_FILE))
     # The host builds a VAE from weights that it recognises; its simplest one is taken, and the model exchanged.
     vae = comfy.sd.VAE(sd={"pixel_space_vae": torch.ones(())}, dtype=torch.float32)

@@ -31,14 +31,17 @@ class LatentPoint:
 
 
 class PatchAutoencoder(nn.Module):
-    """Linear patch transform: images (N, 3, H, W) in [-1, 1] <-> latents (N, C, H/factor, W/factor)."""
+    """Linear patch transform: images (N, 3, H, W) in [-1, 1] <-> latents (N, C, H/factor, W/factor).
 
-    def __init__(self, factor: int = 8, latent_channels: int = 8):
+    Args: conv: class of the two layers, for a host that manages the memory of its own layers.
+    """
+
+    def __init__(self, factor: int = 8, latent_channels: int = 8, conv: type[nn.Conv2d] = nn.Conv2d):
         super().__init__()
         patch = 3 * factor * factor
         self.config = SimpleNamespace(factor=factor, latent_channels=latent_channels, scaling_factor=1.0)
-        self.encoder = nn.Conv2d(3, latent_channels, factor, stride=factor)
-        self.decoder = nn.Conv2d(latent_channels, patch, 3, padding=1, padding_mode="replicate")
+        self.encoder = conv(3, latent_channels, factor, stride=factor)
+        self.decoder = conv(latent_channels, patch, 3, padding=1, padding_mode="replicate")
 
     @property
     def dtype(self) -> torch.dtype:
