@@ -30,16 +30,15 @@ demo: $(runtime) ## edit a rendered clip with the bundled tiny models, into demo
 	$(py) -m zero2hero_core demo --out "$(DEMO)" --overwrite
 
 test: lint ## lint, type check and run all tests, JOBS at a time
-	$(py) -m pytest -q -n $(JOBS) --dist loadgroup --no-loadscope-reorder
+	$(py) -m pytest -q -n $(JOBS)
 
 lint: $(testing) ## ruff and mypy
 	$(py) -m ruff check .
 	$(py) -m mypy
 
-bench: $(runtime) ## speed against a straightforward rendering of the authors' procedure
-	$(py) benchmarks/zero_speed.py --tiny
-	$(py) benchmarks/zero_speed.py --sd15
-	$(py) benchmarks/hero_speed.py --tiny
+bench: $(runtime) ## speed of both stages against a straightforward rendering, memory of training; into benchmarks/
+	$(py) -m zero2hero_core bench speed --out benchmarks --part zero hero --model tiny
+	$(py) -m zero2hero_core bench memory --out benchmarks
 
 clean: ## remove build outputs and caches
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

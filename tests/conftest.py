@@ -25,14 +25,22 @@ if importlib.util.find_spec("zero2hero_core") is None:
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """The tests in a host share one, and take longest: all in one process, and first. The others: a file at a time."""
-    host = ROOT / "tests" / "host"
-    items.sort(key=lambda item: not item.path.is_relative_to(host))
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            inside = item.path.is_relative_to(host)
-            item.add_marker(pytest.mark.xdist_group("host" if inside else item.path.relative_to(ROOT).as_posix()))
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests in a host take longest: they come first."""
+    items.sort(key=lambda item: not item.path.is_relative_to(ROOT / "tests" / "host"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With several processes: a file at a time, but all tests in a host in one process, for they share it."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "tests/host" if nodeid.startswith("tests/host/") else nodeid.partition("::")[0]
+
+    config.option.loadscopereorder = False  # it would put the many small tests first
+    return Scheduling(config, log)
 
 
 @pytest.fixture(scope="session")

@@ -8,14 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cli_dataset, cli_shared
+from . import cli_bench_speed, cli_dataset, cli_shared
 from .checks import InputError
 from .cli_options import Parser, whole
 
 if TYPE_CHECKING:
     from .bench.suites import Suite, Table
 
-RESULTS, PICTURES = "RESULTS.md", "pictures"
+RESULTS, PICTURES, OWN = "RESULTS.md", "pictures", "own-clips"
 EXAMPLES = """\
 Tasks, pictures and figures of single runs are kept in --work: what is there is not done again, so an interrupted run
 goes on. Tables and plots go to --out.
@@ -35,13 +35,16 @@ def add_parser(subparsers: Any) -> None:
         description="Run the methods on tasks with a known answer, with the bundled tiny models.",
         epilog=EXAMPLES,
     )
-    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality")
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality|speed|memory")
     quality = commands.add_parser("quality", help="methods and ablations against the truth", epilog=EXAMPLES)
     quality.add_argument("--suite", choices=("small", "full"), default="small", help="how much (default: small)")
     quality.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of what is kept")
     quality.add_argument("--out", type=Path, required=True, metavar="DIR", help=f"folder for {RESULTS} and its figures")
     quality.add_argument(
-        "--own-clips", nargs="+", metavar="V", help="videos to turn grey and back to colour, as a further table"
+        "--own-clips",
+        nargs="+",
+        metavar="V",
+        help="videos to turn grey and back to colour, as a further table; their pictures stay in --work",
     )
     quality.add_argument("--tables", nargs="+", metavar="T", help="some of the tables (default: all)")
     quality.add_argument("--rows", nargs="+", metavar="R", help="some of their rows (default: all), only printed")
@@ -50,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     )
     cli_shared.add_common(quality)
     quality.set_defaults(func=run_quality)
+    cli_bench_speed.add_parsers(commands)
 
 
 def run_quality(args: argparse.Namespace) -> dict[str, Any]:
@@ -82,11 +86,11 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     for table in report["tables"]:
         cli_shared.say(args, table_text(table))
     if not args.rows:
-        for table, filled_in in zip(tables, report["tables"], strict=True):
-            place = args.out / PICTURES / suite.name
-            place.mkdir(parents=True, exist_ok=True)
-            names = draw_shots(place, args.work, table, plans[table.name], found)
-            filled_in["pictures"] = [f"{PICTURES}/{suite.name}/{name}" for name in names]
+        for one, shown in zip(tables, report["tables"], strict=True):
+            own = one.name == OWN  # somebody's footage stays where it is
+            place = (args.work if own else args.out) / PICTURES / suite.name
+            names = draw_shots(place, args.work, one, plans[one.name], found)
+            shown["pictures"] = [] if own else [f"{PICTURES}/{suite.name}/{name}" for name in names]
         write_results(args.out, report)
     return report
 

@@ -19,6 +19,7 @@ from zero2hero_core.bench.runner import Bench, Work
 from zero2hero_core.bench.statistics import spread, summary
 from zero2hero_core.bench.suites import SUITES, Suite, Table
 from zero2hero_core.checks import InputError
+from zero2hero_core.zero_stage import ZeroStageSettings
 
 FRAMES = 3
 TASKS = ("rendered", "--clips", "2", "--size", "64", "--frames", str(FRAMES))
@@ -139,6 +140,8 @@ def test_suites_are_sound() -> None:
         for one in suite.tables:
             assert one.base in one.rows and len(one.rows) > 2
             assert len({json.dumps(spec.described()) for spec in one.rows.values()}) == len(one.rows)
+            for spec in one.rows.values():  # a setting that is the default would be run twice
+                assert all(getattr(ZeroStageSettings(), name, None) != value for name, value in spec.options.items())
     names = [[one.name for one in suite.tables] for suite in SUITES.values()]
     assert names[0] == names[1]
 

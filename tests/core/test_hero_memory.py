@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
-import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +12,8 @@ from zero2hero_core.backbones.dit import FLUX1, FLUX2, DiTBackbone, TextEmbeddin
 from zero2hero_core.backbones.dit_precision import store_weights
 from zero2hero_core.backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
 from zero2hero_core.backbones.lora_formats import find_linears
+from zero2hero_core.bench.hero_memory import count_step, measure_step
+from zero2hero_core.bench.live_bytes import counting
 from zero2hero_core.checks import InputError
 from zero2hero_core.condition_tokens import Condition
 from zero2hero_core.hero_memory import (
@@ -43,21 +40,6 @@ KLEIN_CONFIG = {
 TINY = {"in_channels": 16, "num_layers": 2, "num_single_layers": 3, "num_attention_heads": 4, "attention_head_dim": 16}
 TEXT, GRID = 24, (6, 8)
 RANK = 4
-
-
-@pytest.fixture(scope="module")
-def benchmark(repository: Path) -> Iterator[Any]:
-    """benchmarks/hero_memory.py, which finds its neighbours by their folder."""
-    folder = str(repository / "benchmarks")
-    sys.path.insert(0, folder)
-    try:
-        spec = importlib.util.spec_from_file_location("hero_memory_benchmark", f"{folder}/hero_memory.py")
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        yield module
-    finally:
-        sys.path.remove(folder)
 
 
 def on_meta(layout: str, config: dict[str, Any]) -> Any:
@@ -238,17 +220,17 @@ def small(layout: str) -> ModelSize:
     ("layout", "weights", "checkpointing"),
     [("flux1", "bf16", True), ("flux1", "nf4", True), ("flux2", "bf16", False), ("flux2", "fp8", True)],
 )
-def test_the_estimate_covers_the_real_step_and_is_not_far_above_it(layout, weights, checkpointing, benchmark):
+def test_the_estimate_covers_the_real_step_and_is_not_far_above_it(layout, weights, checkpointing):
     """Counted over the trainer's passes, adapters and checkpointing, on tensors without content."""
     size, given = small(layout), {"resolution": 256, "rank": 8, "checkpointing": checkpointing}
-    counted = benchmark.count_step(size, weights, **given)
+    counted = count_step(size, weights, **given)
     estimate = estimate_training(size, weights=weights, **given)
-    without_context = estimate.total - benchmark.CONTEXT
+    without_context = estimate.total - CONTEXT
     assert counted <= without_context <= 1.3 * counted
 
 
-def test_counting_counts_each_storage_once_and_while_it_lives(benchmark):
-    with benchmark.counting() as live:
+def test_counting_counts_each_storage_once_and_while_it_lives():
+    with counting() as live:
         base = torch.empty(1000)
         view = base.view(10, 100)
         assert live.alive() == 4000
@@ -262,22 +244,9 @@ def test_counting_counts_each_storage_once_and_while_it_lives(benchmark):
 
 
 @pytest.mark.parametrize("layout", ["flux1", "flux2"])
-def test_the_step_that_is_measured_on_a_gpu_runs(layout, benchmark):
-    report = benchmark.measure_step(small(layout), "fp8", resolution=64, rank=2, device="cpu")
+def test_the_step_that_is_measured_on_a_gpu_runs(layout):
+    report = measure_step(small(layout), "fp8", resolution=64, rank=2, device="cpu")
     assert report["seconds_per_step"] > 0 and "allocated_bytes" not in report
-
-
-def test_the_benchmark_says_what_is_computed(benchmark, tmp_path, capsys):
-    path = tmp_path / "report.json"
-    benchmark.main(["--sizes", "512", "--ranks", "32", "--json", str(path)])
-    table = capsys.readouterr().out.splitlines()
-    assert table[0].startswith("| model | weights | pixels | rank | computed, GB | limit, GB |")
-    report = json.loads(path.read_text())
-    assert "NOT measured" in report["computed"] and len(report["rows"]) == len(table) - 2 == 5
-    assert [row["within_limit"] for row in report["rows"] if "limit_bytes" in row] == [True] * 3
-    with pytest.raises(SystemExit):
-        benchmark.main(["--measure", "--device", "cpu"])
-    assert "expected a CUDA device" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

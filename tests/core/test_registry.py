@@ -21,7 +21,7 @@ NEEDED = (
     "CHANGELOG.md",
     "docs/compare.png",
 )
-NEEDED_FOLDERS = ("locales/", "nodes/", "web/docs/", "zero2hero_core/")
+NEEDED_FOLDERS = ("workflows/", "locales/", "nodes/", "web/docs/", "zero2hero_core/")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from zero2hero_core.bench import straightforward, straightforward_parts
+
 HERE = Path(__file__).parent
 FRAMES = ("frame_1", "frame_2")
 RUNS = [(1, 1.0, 1.0), (10, 1.0, 1.0), (-1, 1.0, 1.0), (1, 0.5, 1.0), (10, 0.5, 1.0), (10, 1.0, 1.5)]  # k, gamma, tau
@@ -30,7 +32,6 @@ def _load(path: Path) -> ModuleType:
 
 
 fm = _load(HERE / "formula_model.py")
-straightforward = _load(HERE.parents[1] / "benchmarks" / "straightforward.py")
 EXPECTED = load_file(HERE / "zero_stage_expected.safetensors")
 
 
@@ -173,7 +174,7 @@ def test_features_agree() -> None:
     assert relative(features, EXPECTED["features.t261.block1"]) < TOLERANCE
 
 
-# ---- the straightforward rendering of benchmarks/ ----
+# ---- the straightforward rendering that ours is timed against ----
 
 
 @cache
@@ -197,7 +198,7 @@ def test_straightforward_inversion_agrees(image: str) -> None:
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize(("k", "gamma", "tau"), RUNS)
 def test_straightforward_final_latents_agree(frame: str, k: int, gamma: float, tau: float) -> None:
-    masks = straightforward.three_level_masks(fm.dift_features(frame), fm.dift_features("anchor"), k)
+    masks = straightforward_parts.three_level_masks(fm.dift_features(frame), fm.dift_features("anchor"), k)
     states, bank = plain_inversion(frame)
     reference_states, reference_bank = plain_inversion("reference")
     start = straightforward.adain(states[-1], reference_states[-1])
@@ -208,7 +209,7 @@ def test_straightforward_final_latents_agree(frame: str, k: int, gamma: float, t
 
 @pytest.mark.parametrize("k", [1, 10])
 def test_straightforward_masks_agree_exactly(k: int) -> None:
-    masks = straightforward.three_level_masks(fm.dift_features("frame_2"), fm.dift_features("anchor"), k)
+    masks = straightforward_parts.three_level_masks(fm.dift_features("frame_2"), fm.dift_features("anchor"), k)
     for mask, level in zip(masks, ("full", "half", "double"), strict=True):
         expected = torch.zeros_like(mask[0]).scatter_(1, EXPECTED[f"mask.frame_2.k{k}.{level}"].long(), 1.0)
         assert torch.equal(mask[0], expected), level
@@ -216,7 +217,7 @@ def test_straightforward_masks_agree_exactly(k: int) -> None:
 
 def test_straightforward_features_agree() -> None:
     context = fm.empty_embedding().repeat(2, 1, 1)
-    features = straightforward.block_features(plain().unet, noisy_latents(261, 2), 261, context, 1)
+    features = straightforward_parts.block_features(plain().unet, noisy_latents(261, 2), 261, context, 1)
     assert relative(features.mean(0, keepdim=True), EXPECTED["features.t261.block1"]) < TOLERANCE
 
 
@@ -232,7 +233,7 @@ def test_straightforward_runs_end_to_end() -> None:
     frames = (fm.uniform("frames", (2, 3, 64, 128)) + 1) / 2
     images, seconds = straightforward.run_straightforward(
         plain().unet, EightfoldCodec(), fm.empty_embedding(), fm.alphas_cumprod(), frames, 0, frames[:1].flip(1),
-        num_inference_steps=2, k=1, seed=3, ensemble=2,
+        straightforward.PlainSettings(num_inference_steps=2, k=1, seed=3, ensemble=2),
     )  # fmt: skip
     assert images.shape == frames.shape and bool(images.isfinite().all())
     assert float((images[0] - images[1]).abs().mean()) > 1e-3  # every frame is its own

@@ -76,9 +76,13 @@ def _seconds(runs: Runs) -> dict[str, float]:
 
 
 def _by_frame(runs: Runs, measure: str) -> dict[str, float]:
-    """Mean of a measure by frame."""
+    """Mean of a measure by frame, over the clips that are long enough."""
     every = [run["values"].get(measure, {}) for clip in runs for run in clip]
-    return {frame: sum(one[frame] for one in every) / len(every) for frame in every[0]}
+    found = {}
+    for frame in max(every, key=len):
+        values = [one[frame] for one in every if frame in one]
+        found[frame] = sum(values) / len(values)
+    return found
 
 
 def _curve(runs: Runs) -> dict[str, float]:

@@ -11,6 +11,9 @@ from typing import Any
 
 from .measures import BETTER_LOW
 from .plots import draw_plots
+from .plots_speed import draw_memory, draw_speed
+from .report_speed import memory_section, speed_section
+from .stored import read_reports
 
 FILE = "RESULTS.md"
 UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outside": "outside, dB", "ssim": "SSIM"}
@@ -25,7 +28,8 @@ Made by `zero2hero bench`; do not edit, run it again. All figures are of the bun
 
 Means are over the frames other than the anchor, then over clips; the spread after ± is the standard deviation over
 clips. Below it stands the mean difference to the row in italics, clip by clip, with its standard deviation. Higher is
-better for PSNR and SSIM, lower for warp error, flicker and tOF. Seconds are of one CPU thread, a frame.
+better for PSNR and SSIM, lower for warp error, flicker and tOF. Seconds are of one CPU thread, a frame; those of
+trainings leave out the pictures that they start from.
 """
 
 
@@ -67,6 +71,10 @@ def write_page(out: Path) -> None:
             why = out / "diagnoses" / f"{stored['suite']}_{table['name']}.md"
             text = why.read_text(encoding="utf-8") if why.exists() else ""
             parts.append(section(stored["suite"], table, plots.get(table["name"], []), text))
+    if speed := read_reports(out, "speed"):
+        parts.append(speed_section(speed, draw_speed(out / "plots", speed)))
+    if memory := read_reports(out, "memory"):
+        parts.append(memory_section(memory, draw_memory(out / "plots", memory)))
     _write(out / FILE, "\n".join(parts))
 
 
@@ -81,7 +89,8 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
     command = f"zero2hero bench quality --suite {suite} --work bench --out benchmarks --tables {table['name']}"
     some_row = next(label for label in table["rows"] if label != table["base"])
-    facts = f"{len(table['clips'])} clips ({', '.join(table['clips'])}), {frames}, {table['seeds']} seed(s)"
+    clips, seeds = (f"{count} {word}{'s' * (count > 1)}" for count, word in counted(table))
+    facts = f"{clips} ({', '.join(table['clips'])}), {frames}, {seeds}"
     lines = [
         f"## {table['title']}\n",
         f"{table['question']}\n",
@@ -92,6 +101,11 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
         *(f"![{table['title']}]({plot})\n" for plot in [*plots, *table.get("pictures", [])]),
     ]
     return "\n".join(lines)
+
+
+def counted(table: dict[str, Any]) -> tuple[tuple[int, str], tuple[int, str]]:
+    """How many clips and seeds."""
+    return (len(table["clips"]), "clip"), (table["seeds"], "seed")
 
 
 def markdown(table: dict[str, Any]) -> str:
@@ -151,7 +165,9 @@ def losses(table: dict[str, Any]) -> list[str]:
 def table_text(table: dict[str, Any]) -> str:
     """A table for the terminal."""
     shown = [name for name in table["measures"] if any(_known(row, name) for row in table["rows"].values())]
-    lines = [f"\n{table['title']} ({len(table['clips'])} clips, {table['seeds']} seed(s))"]
+    lines = [
+        f"\n{table['title']} ({', '.join(f'{count} {word}' + 's' * (count > 1) for count, word in counted(table))})"
+    ]
     lines.append(f"{'':42s}" + "".join(f"{name:>16s}" for name in shown))
     for label, row in table["rows"].items():
         values = [row["values"][name]["mean"] * SCALE.get(name, 1) for name in shown]

@@ -13,25 +13,24 @@ from .clips import Clip, clip_at
 from .measures import BETTER_LOW
 from .plan import Plan, name_of
 from .runner import Bench
-from .suites import Table
+from .suites import TEMPORAL, Table
 
 ERROR_GAIN = 4  # errors are shown brighter by this
+SIDE = 160
 
 
 def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> list[str]:
-    """Write a comparison of all rows on the first clip, where whole clips were made, and one for each measure in which
-    a row beats the base row; returns the files' names."""
-    bench, names = Bench(work), []
-    if table.frames is None:
-        name = f"{table.name}.png"
-        write_image(folder / name, _comparison(bench, rows), overwrite=True)
-        names.append(name)
-    for measure in table.measures:
-        gap = _widest_gap(table, rows, found, measure) if measure not in BETTER_LOW else None
-        if gap is not None:
-            name = f"{table.name}_{measure.replace(' ', '_')}_lost.png"
-            write_image(folder / name, _lost(bench, rows, table.base, *gap), overwrite=True)
-            names.append(name)
+    """Where methods are compared over time: write a comparison of all rows on the first clip, and of the row that beats
+    the base row in a measure against the truth, if there is one; returns the files' names."""
+    if not set(TEMPORAL) <= set(table.measures):
+        return []
+    folder.mkdir(parents=True, exist_ok=True)
+    bench, names = Bench(work), [f"{table.name}.png"]
+    write_image(folder / names[0], _comparison(bench, rows), overwrite=True)
+    gaps = (_widest_gap(table, rows, found, measure) for measure in table.measures if measure not in BETTER_LOW)
+    if gap := next(filter(None, gaps), None):
+        names.append(f"{table.name}_lost.png")
+        write_image(folder / names[1], _lost(bench, rows, table.base, *gap), overwrite=True)
     return names
 
 
@@ -53,7 +52,17 @@ def _comparison(bench: Bench, rows: Plan) -> torch.Tensor:
         [clip.frames[index], clip.truth.get(index, clip.reference), *(made[label][2][index] for label in labels)]
         for index in shown
     ]
-    return labelled_grid(lines, columns, [f"frame {index}" for index in shown])
+    return labelled_grid(
+        [[_small(picture) for picture in line] for line in lines], columns, [f"frame {index}" for index in shown]
+    )
+
+
+def _small(picture: torch.Tensor) -> torch.Tensor:
+    """At most `SIDE` pixels high: a page of results need not weigh more than the models."""
+    height, width = picture.shape[-2:]
+    share = min(1.0, SIDE / height)
+    size = (round(height * share), round(width * share))
+    return torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
 def _widest_gap(
@@ -89,5 +98,5 @@ def _lost(bench: Bench, rows: Plan, base: str, label: str, place: int, frame: in
     truth, at = clip.truth[frame], frames.index(frame)
     shown = [clip.frames[frame], truth, ours[at], theirs[at]]
     errors = [((picture - truth).abs() * ERROR_GAIN).clamp(0, 1) for picture in shown[2:]]
-    columns = ["original", "truth", base, label, f"error of {base}", f"error of {label}"]
-    return labelled_grid([[*shown, *errors]], columns, [f"frame {frame}"])
+    columns = ["original", "truth", base, label, f"error x {ERROR_GAIN}", f"error x {ERROR_GAIN}"]
+    return labelled_grid([[*shown, *errors]], columns, [f"{measure}, frame {frame}"])

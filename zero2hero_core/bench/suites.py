@@ -60,7 +60,7 @@ def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
     return {label: Spec("zero", options) for label, options in values.items()}
 
 
-K_ROWS = {f"k = {k}": Spec("zero", {"k": k}) for k in (1, 2, 4, 8, 16, 64)}
+K_ROWS = {"k = 1": Spec("zero")} | {f"k = {k}": Spec("zero", {"k": k}) for k in (2, 4, 8, 16, 64)}
 K_ROWS |= {"all tokens": Spec("cross-image"), "adaptive, 1 to 8": Spec("zero", {"k": "adaptive"})}
 FEATURES = {
     "timestep 51, block 2, 8 draws": {},
@@ -75,7 +75,9 @@ CONTRAST = {
     "contrast 1.33": Spec("cross-image", {"contrast": 1.33}),
     "contrast 1.67": Spec("cross-image", {"contrast": 1.67}),
 }
-STEPS = {f"{steps} steps": {"num_inference_steps": steps} for steps in (20, 5, 10, 50)}
+STEPS: dict[str, dict[str, Any]] = {"20 steps": {}} | {
+    f"{steps} steps": {"num_inference_steps": steps} for steps in (5, 10, 50)
+}
 SAMPLING: dict[str, dict[str, Any]] = {
     "as it is": {},
     "no AdaIN at the start": {"adain_start": False},

@@ -18,12 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from zero2hero_core.backbones.dit import DiTBackbone, LatentCodec
-from zero2hero_core.backbones.dit_concatenated import ConditionLoRA, concatenated_velocity, peft_condition_lora
-from zero2hero_core.backbones.dit_restore import RestoreSettings
-from zero2hero_core.backbones.lora import HeroLoRA
-from zero2hero_core.flow_schedule import flow_sigmas, mix_noise
-from zero2hero_core.hero_training import HeroSettings
+from ..backbones.dit import DiTBackbone, LatentCodec
+from ..backbones.dit_concatenated import ConditionLoRA, concatenated_velocity, peft_condition_lora
+from ..backbones.dit_restore import RestoreSettings
+from ..backbones.lora import HeroLoRA
+from ..flow_schedule import flow_sigmas, mix_noise
+from ..hero_training import HeroSettings
+from ..zero_stage_latents import Stopwatch
 
 
 def plain_loss(
@@ -81,16 +82,21 @@ class PlainTrainer:
         """Packed latents of the pictures, on the backbone's device."""
         return [self.codec.encode(picture).to(self.backbone.device) for picture in self.pictures]
 
-    def step(self, *, encode: bool) -> float:
-        """One update; returns the loss."""
-        latents = self.encode() if encode else self.latents
+    def step(self, *, encode: bool, watch: Stopwatch | None = None) -> float:
+        """One update; returns the loss. Args: watch: counts the seconds of encoding and of the masked pass."""
+        watch = watch or Stopwatch(self.backbone.device)
+        latents = self.latents
+        if encode:
+            with watch.part("encoding"):
+                latents = self.encode()
         draws = self.settings.draws
         torch.randint(1, (1,), generator=self.generator)  # the choice of a pair: there is one
         sigma = torch.rand(draws, generator=self.generator)
         noise = torch.randn(draws, *latents[0].shape[1:], generator=self.generator).to(self.backbone.device)
         with torch.enable_grad():
             guidance = self.settings.guidance_scale
-            loss = plain_loss(self.backbone, self.added, latents, noise, sigma, guidance=guidance)
+            with watch.part("masked pass"):
+                loss = plain_loss(self.backbone, self.added, latents, noise, sigma, guidance=guidance)
             loss.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.optimiser.step()

@@ -15,8 +15,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from zero2hero_core import condition_tokens
-from zero2hero_core.backbones import dit_attention
+from .. import condition_tokens
+from ..backbones import dit_attention
 
 
 class LivePeak(TorchDispatchMode):
@@ -74,15 +74,16 @@ def counting() -> Iterator[LivePeak]:
         return _FusedAttention.apply(query, key, value)
 
     # Modules of such tensors cannot be moved, and all are where they belong already.
-    move = torch.nn.Module.to
+    module: Any = torch.nn.Module
+    move = module.to
     before = condition_tokens.attend
     condition_tokens.attend = dit_attention.attend = attend
-    torch.nn.Module.to = lambda module, *_, **__: module
+    module.to = lambda one, *_, **__: one
     try:
         with FakeTensorMode(), LivePeak() as live:
             yield live
     finally:
-        torch.nn.Module.to = move
+        module.to = move
         condition_tokens.attend = dit_attention.attend = before
 
 
