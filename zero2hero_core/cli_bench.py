@@ -32,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "bench",
         help="make the project's tables and plots again",
-        description="Run the methods on tasks with a known answer, with the bundled tiny models.",
+        description="Quality on tasks with a known answer, speed, and memory of training; together they make one page.",
         epilog=EXAMPLES,
     )
     commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality|speed|memory")

@@ -165,7 +165,7 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     (tmp_path / "out" / "diagnoses" / "small_few.md").write_text("It moves.\n", encoding="utf-8")
     report.write_page(tmp_path / "out")
     again = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
-    assert again.replace("It moves.\n\n", "") == page != again
+    assert again.replace("It moves.\n", "").split() == page.split() != again.split()
     (tmp_path / "out" / "diagnoses" / "small_few.md").unlink()
     report.write_page(tmp_path / "out")
     assert '--tables few`; one row: add `--rows "Original"`' in page and "2 clips" in page

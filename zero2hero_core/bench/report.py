@@ -23,8 +23,8 @@ SCALE = {"warp error": 1e3, "flicker": 1e3}
 DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2, "ssim": 4, "ssim gaussian": 4}
 HEAD = """# Results
 
-Made by `zero2hero bench`; do not edit, run it again. All figures are of the bundled tiny models on tasks that
-`zero2hero dataset` makes: they prove the method and compare settings, they say nothing of real footage.
+Made by `zero2hero bench`; do not edit, run it again. All figures of quality are of the bundled tiny models on tasks
+that `zero2hero dataset` makes: they prove the method and compare settings, they say nothing of the real models.
 
 Means are over the frames other than the anchor, then over clips; the spread after ± is the standard deviation over
 clips. Below it stands the mean difference to the row in italics, clip by clip, with its standard deviation. Higher is
