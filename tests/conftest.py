@@ -15,8 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Before anything imports torch or diffusers, and inherited by the processes that tests start.
 os.environ["HF_HUB_OFFLINE"] = "1"
-WORKERS = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-os.environ.setdefault("OMP_NUM_THREADS", str(max(1, min(4, os.cpu_count() or 1) // WORKERS)))
+# Processes side by side share the cores: more threads than cores make all of them crawl.
+_threads = max(1, min(4, os.cpu_count() or 1) // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
+os.environ["OMP_NUM_THREADS"] = str(min(_threads, int(os.environ.get("OMP_NUM_THREADS", _threads))))
 
 # Not installed: the checkout goes last, so that its `nodes` folder does not hide the host's module of that name.
 if importlib.util.find_spec("zero2hero_core") is None:
@@ -32,12 +33,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """With several processes: a file at a time, but all tests in a host in one process, for they share it."""
+    """With several processes: a file at a time, but tests that share a running host, or take most of the memory, in one
+    process."""
     from xdist.scheduler import LoadScopeScheduling
+
+    apart = ("tests/host/test_memory.py", "tests/host/test_zero_nodes.py")  # mostly hosts of their own
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "tests/host" if nodeid.startswith("tests/host/") else nodeid.partition("::")[0]
+            file = nodeid.partition("::")[0]
+            return "tests/host" if file.startswith("tests/host/") and file not in apart else file
 
     config.option.loadscopereorder = False  # it would put the many small tests first
     return Scheduling(config, log)
