@@ -20,7 +20,7 @@ testing := $(VENV)/.installed-$(version)-testing
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean distclean
+.PHONY: help demo test lint bench figures clean distclean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
@@ -39,6 +39,10 @@ lint: $(testing) ## ruff and mypy
 bench: $(runtime) ## speed of both stages against a straightforward rendering, memory of training; into benchmarks/
 	$(py) -m zero2hero_core bench speed --out benchmarks --part zero hero --model tiny
 	$(py) -m zero2hero_core bench memory --out benchmarks
+
+figures: $(testing) ## bench, and the small suite of quality, which takes half an hour; into benchmarks/
+	$(py) -m zero2hero_core bench quality --suite small --work runs/bench --out benchmarks
+	$(MAKE) bench
 
 clean: ## remove build outputs and caches
 	rm -rf build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

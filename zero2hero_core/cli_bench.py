@@ -15,15 +15,15 @@ from .cli_options import Parser, whole
 if TYPE_CHECKING:
     from .bench.suites import Suite, Table
 
-RESULTS, PICTURES, OWN = "RESULTS.md", "pictures", "own-clips"
+RESULTS, PICTURES = "RESULTS.md", "pictures"
 EXAMPLES = """\
 Tasks, pictures and figures of single runs are kept in --work: what is there is not done again, so an interrupted run
 goes on. Tables and plots go to --out.
 
 examples:
-  zero2hero bench quality --work bench --out benchmarks
-  zero2hero bench quality --work bench --out benchmarks --tables k features
-  zero2hero bench quality --suite full --work bench --out benchmarks --jobs 8
+  zero2hero bench quality --work runs/bench --out benchmarks
+  zero2hero bench quality --work runs/bench --out benchmarks --tables k features
+  zero2hero bench quality --suite full --work runs/bench --out benchmarks --jobs 8
 """
 
 
@@ -47,6 +47,8 @@ def add_parser(subparsers: Any) -> None:
         help="videos to turn grey and back to colour, as a further table; their pictures stay in --work",
     )
     quality.add_argument("--tables", nargs="+", metavar="T", help="some of the tables (default: all)")
+    quality.add_argument("--clips", type=whole(1), metavar="N", help="at most so many clips a table (default: all)")
+    quality.add_argument("--seeds", type=whole(1), metavar="N", help="at most so many seeds (default: all)")
     quality.add_argument("--rows", nargs="+", metavar="R", help="some of their rows (default: all), only printed")
     quality.add_argument(
         "--jobs", type=whole(1), default=2, metavar="N", help="runs at a time, a thread each (default: 2)"
@@ -62,7 +64,7 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     from .bench.report import table_text, write_results
     from .bench.runner import run_all
     from .bench.shots import draw_shots
-    from .bench.suites import SUITES, Suite, own_clips
+    from .bench.suites import OWN, SUITES, Suite, own_clips
 
     started = time.perf_counter()
     suite = SUITES[args.suite]
@@ -100,7 +102,14 @@ def _chosen(suite: Suite, args: argparse.Namespace) -> list[Table]:
     known = {table.name: table for table in suite.tables}
     if unknown := [name for name in args.tables or () if name not in known]:
         raise InputError(f"--tables: expected some of {', '.join(known)}, got {unknown[0]}.")
-    chosen = [known[name] for name in args.tables or known]
+    chosen = [
+        replace(
+            known[name],
+            clips=min(known[name].clips, args.clips or known[name].clips),
+            seeds=min(known[name].seeds, args.seeds or known[name].seeds),
+        )
+        for name in args.tables or known
+    ]
     if not args.rows:
         return chosen
     names = {row for table in chosen for row in table.rows}

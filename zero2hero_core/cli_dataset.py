@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import InputError
 from .cli_dataset_job import DatasetJob, add_output_options
-from .cli_options import size_value, whole
+from .cli_options import add_frame_options, whole
 
 if TYPE_CHECKING:
     from .dataset_info import TaskInfo
@@ -76,20 +76,7 @@ def add_parser(subparsers: Any) -> None:
 def _add_clip_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
     parser.add_argument("--name", help="name of the task (default: the clip's)")
-    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
-    frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
-    frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
-    frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
-    frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
-    frames.add_argument(
-        "--size",
-        type=size_value,
-        metavar="S|WxH",
-        help="short side or width x height, rounded to a multiple of 8 (default: as the clip is)",
-    )
-    frames.add_argument(
-        "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"
-    )
+    add_frame_options(parser, "a multiple of 8 (default: as the clip is)")
 
 
 def _add_scene_options(parser: argparse.ArgumentParser) -> None:

@@ -76,17 +76,18 @@ def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False
     if reference:
         clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
     clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    add_frame_options(parser, "a multiple of what the model needs (default: as the clip is; 256 with --tiny)")
+
+
+def add_frame_options(parser: argparse.ArgumentParser, rounded: str) -> None:
+    """Which frames of the clip, and at which size. rounded: what the help says of sides."""
     frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
     frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
     frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
     frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
     frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
     frames.add_argument(
-        "--size",
-        type=size_value,
-        metavar="S|WxH",
-        help="short side or width x height, rounded to a multiple of what the model needs (default: as the clip is; "
-        "256 with --tiny)",
+        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {rounded}"
     )
     frames.add_argument(
         "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"

@@ -9,7 +9,7 @@ more than once a clip, dense masks.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -76,9 +76,8 @@ class ZeroStageSettings:
         if not self.layers or any(layer not in LAYERS for layer in self.layers):
             raise InputError(f"layers: expected some of 3 to 11, got {self.layers}.")
 
-    def resolve(self, backbone: UNetBackbone) -> ZeroStageSettings:
-        """The same settings with the feature source filled in for a model."""
-        advice = backbone.recommended
+    def resolve(self, advice: Mapping[str, int]) -> ZeroStageSettings:
+        """The same settings with the feature source filled in from a model's advice (`UNetBackbone.recommended`)."""
         timestep = advice.get("timestep", 261) if self.timestep is None else self.timestep
         block = advice.get("block", 1) if self.block is None else self.block
         return replace(self, timestep=timestep, block=block)
@@ -111,7 +110,7 @@ class LatentEditor:
     needed."""
 
     def __init__(self, backbone: UNetBackbone, reference_latents: torch.Tensor, settings: ZeroStageSettings):
-        self.backbone, self.settings = backbone, settings.resolve(backbone)
+        self.backbone, self.settings = backbone, settings.resolve(backbone.recommended)
         self.reference_latents = reference_latents
         self.schedule = DDIMSchedule(backbone.alphas_cumprod, settings.num_inference_steps)
         self.context = backbone.encode_prompt(settings.prompt)

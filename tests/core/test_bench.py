@@ -19,6 +19,7 @@ from zero2hero_core.bench.runner import Bench, Work
 from zero2hero_core.bench.statistics import spread, summary
 from zero2hero_core.bench.suites import SUITES, Suite, Table
 from zero2hero_core.checks import InputError
+from zero2hero_core.tiny.model import RECOMMENDED
 from zero2hero_core.zero_stage import ZeroStageSettings
 
 FRAMES = 3
@@ -38,6 +39,7 @@ def table(**changed: object) -> Table:
     """A small question."""
     rows = {"Original": Spec("identity"), "Swap": Spec("pixel swap", {"ensemble": 1}), "Zero": Spec("zero", SMALL)}
     given = {"name": "few", "title": "Few", "question": "Which?", "rows": rows, "base": "Zero", "clips": 2}
+    given["tasks"] = suites.TEST
     return Table(**(given | changed))  # type: ignore[arg-type]
 
 
@@ -108,7 +110,7 @@ def test_a_run_is_done_once(tasks: Path, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(runner, "run_method", lambda *_: pytest.fail("computed again"))
     assert Bench(tmp_path).run(work) == first
     with pytest.raises(pytest.fail.Exception):
-        Bench(tmp_path).run(Work(work.task, Spec("identity", seed=1)))
+        Bench(tmp_path).run(Work(work.task, Spec("pixel swap")))
     for path in (tmp_path / "pictures").iterdir():
         path.unlink()
     with pytest.raises(pytest.fail.Exception):
@@ -118,7 +120,7 @@ def test_a_run_is_done_once(tasks: Path, tmp_path: Path, monkeypatch: pytest.Mon
 def test_equal_runs_of_two_tables_are_one(tasks: Path) -> None:
     plans = {"a": plan(table(), tasks), "b": plan(table(rows={"Other name": Spec("identity")}), tasks)}
     assert len(unique(plans)) == 6  # three rows on two clips
-    with pytest.raises(InputError, match="expected 5 tasks named color-edit-..., got 2"):
+    with pytest.raises(InputError, match="expected 5 tasks named color-edit-test-..., got 2"):
         plan(table(clips=5), tasks)
 
 
@@ -132,6 +134,29 @@ def test_a_table_with_figures(tasks: Path) -> None:
     assert report.losses(made) == ["No row is better than *Zero* in any column.\n"]
     made = filled(table(measures=("psnr",), base="Swap"), rows, found)
     assert "PSNR, dB: Zero by 2.00" in "\n".join(report.losses(made))
+    assert report.gains(made) == [
+        "Better by more than the spread of the difference, in no more time:\n",
+        "- Zero: PSNR, dB",
+        "",
+    ]
+    made["rows"]["Zero"]["seconds"]["total"] *= 1.1  # it costs more
+    assert report.gains(made) == []
+    made["rows"]["Zero"]["seconds"]["total"] /= 1.1
+    made["rows"]["Zero"]["values"]["psnr"]["difference spread"] = 2.5  # not sure
+    assert report.gains(made) == []
+
+
+def test_a_run_is_found_by_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, named = Spec("zero"), Spec("zero", {"timestep": RECOMMENDED["timestep"], "ensemble": 8})
+    assert plain.settled() == named.settled() != Spec("zero", {"ensemble": 2}).settled()
+    assert Spec("hero").settled()["made"][0] == plain.settled()
+    assert Spec("identity").settled() == Spec("flow").settled() == {}
+    assert Spec("cross-image").settled() != Spec("zero").settled()
+    before = [Spec(method).settled() for method in ("zero", "pixel swap", "cross-image", "hero")]
+    monkeypatch.setitem(RECOMMENDED, "timestep", 52)  # another default is another result
+    after = [Spec(method).settled() for method in ("zero", "pixel swap", "cross-image", "hero")]
+    assert all(a != b for a, b in zip(before, after, strict=True))
+    assert Spec("hero", {"share": 0.5}).settled()["steps"] * 2 == Spec("hero").settled()["steps"]
 
 
 def test_suites_are_sound() -> None:
@@ -168,7 +193,7 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert again.replace("It moves.\n", "").split() == page.split() != again.split()
     (tmp_path / "out" / "diagnoses" / "small_few.md").unlink()
     report.write_page(tmp_path / "out")
-    assert '--tables few`; one row: add `--rows "Original"`' in page and "2 clips" in page
+    assert '--tables few --clips 2 --seeds 1 --rows "Original"' in page and "2 clips" in page
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()}
     assert len(done) == 6
     capsys.readouterr()
@@ -189,3 +214,11 @@ def test_unknown_names_are_refused(
 ) -> None:
     given = ["bench", "quality", "--work", str(tmp_path), "--out", str(tmp_path), *words]
     assert cli.main(given) == 2 and said in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("tiny_suite")
+def test_fewer_clips_and_seeds_on_demand(tmp_path: Path) -> None:
+    words = ["bench", "quality", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert cli.main([*words, "--rows", "Swap", "--clips", "1", "--seeds", "5", "--json", str(tmp_path / "r.json")]) == 0
+    (shown,) = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["tables"]
+    assert len(shown["clips"]) == shown["seeds"] == 1 and set(shown["rows"]) == {"Swap", "Zero"}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -41,6 +41,19 @@ class Spec:
     def described(self) -> list[Any]:
         """What decides the result, for JSON."""
         return [self.method, {name: self.options[name] for name in sorted(self.options)}, self.seed]
+
+    def settled(self) -> dict[str, Any]:
+        """All settings, also those that it leaves to the bundled models and to defaults, for JSON."""
+        from ..tiny.dit import RECOMMENDED as HERO
+        from ..tiny.model import RECOMMENDED as ZERO
+
+        if self.method in ("identity", "flow"):
+            return dict(self.options)
+        if self.method != "hero":
+            return {**self.options, **asdict(_zero_settings(self).resolve(ZERO))}
+        training, restoring = _hero_settings(self, HERO)
+        made = [Spec(self.options.get("initial", "zero")), Spec("zero", {"reference": "anchor"})]
+        return {**self.options, **asdict(training), "restoring": asdict(restoring), "made": [x.settled() for x in made]}
 
 
 @dataclass(frozen=True)
@@ -104,12 +117,18 @@ def by_flow(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made
     return Made(moved[0][list(frames)])
 
 
-def zero_stage(tools: Tools, clip: Clip, spec: Spec, **changed: Any) -> ZeroStage:
-    """Zero-Stage with the settings of a spec."""
+def _zero_settings(spec: Spec) -> ZeroStageSettings:
     known = {one.name for one in fields(ZeroStageSettings)}
-    settings = ZeroStageSettings(seed=spec.seed, **{k: v for k, v in spec.options.items() if k in known} | changed)
+    given = {name: value for name, value in spec.options.items() if name in known}
+    if spec.method == "cross-image":
+        given["k"] = -1
+    return ZeroStageSettings(seed=spec.seed, **given)
+
+
+def zero_stage(tools: Tools, clip: Clip, spec: Spec) -> ZeroStage:
+    """Zero-Stage with the settings of a spec."""
     reference = clip.frames[clip.anchor] if spec.options.get("reference") == "anchor" else clip.reference
-    return ZeroStage(tools.zero, clip.frames[clip.anchor], reference, clip.anchor, settings)
+    return ZeroStage(tools.zero, clip.frames[clip.anchor], reference, clip.anchor, _zero_settings(spec))
 
 
 def by_zero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
@@ -128,7 +147,7 @@ def by_zero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -
 
 def by_cross_image(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Plain cross-image attention: all reference tokens, no matches. Option contrast: see `full_attention`."""
-    stage = zero_stage(tools, clip, spec, k=-1)
+    stage = zero_stage(tools, clip, spec)
     parts = [list(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
     return Made(torch.cat([stage.edit(clip.frames[part], part) for part in parts]), dict(stage.seconds))
 
@@ -138,13 +157,17 @@ def _suited(kind: Any, advice: Mapping[str, Any], options: Mapping[str, Any], **
     return kind.suited(advice, **{name: value for name, value in options.items() if name in names} | given)
 
 
+def _hero_settings(spec: Spec, advice: Mapping[str, Any]) -> tuple[HeroSettings, RestoreSettings]:
+    training = _suited(HeroSettings, advice, spec.options, seed=spec.seed)
+    steps = max(1, round(training.total * spec.options.get("share", 1.0)))
+    return replace(training, steps=steps), _suited(RestoreSettings, advice, spec.options)
+
+
 def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
     share: of the advised steps; curve: steps to measure at on the way (seconds of the training leave them out)."""
     options, backbone = dict(spec.options), tools.hero
-    settings = _suited(HeroSettings, backbone.recommended, options, seed=spec.seed)
-    settings = replace(settings, steps=max(1, round(settings.total * options.get("share", 1.0))))
-    restoring = _suited(RestoreSettings, backbone.recommended, options)
+    settings, restoring = _hero_settings(spec, backbone.recommended)
     initial = Spec(options.get("initial", "zero"))
     wanted = sorted({*frames, clip.anchor, *(clip.measured if options.get("curve") else ())})
     start = dict(zip(wanted, tools.made(clip, initial, wanted), strict=True)) if "zero" in settings.kinds else {}

@@ -14,6 +14,7 @@ from .plots import draw_plots
 from .plots_speed import draw_memory, draw_speed
 from .report_speed import memory_section, speed_section
 from .stored import read_reports
+from .suites import OWN, OWN_TASK
 
 FILE = "RESULTS.md"
 UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outside": "outside, dB", "ssim": "SSIM"}
@@ -21,6 +22,7 @@ UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "
 UNITS |= {"tOF": "tOF, px"}
 SCALE = {"warp error": 1e3, "flicker": 1e3}
 DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2, "ssim": 4, "ssim gaussian": 4}
+SAME_TIME = 1.05  # seconds vary by so much from run to run
 HEAD = """# Results
 
 Made by `zero2hero bench`; do not edit, run it again. All figures of quality are of the bundled tiny models on tasks
@@ -87,16 +89,22 @@ def _write(path: Path, text: str) -> None:
 def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") -> str:
     """One table as Markdown. why: what people found out about its losses, kept in out/diagnoses."""
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
-    command = f"zero2hero bench quality --suite {suite} --work bench --out benchmarks --tables {table['name']}"
+    command = f"zero2hero bench quality --suite {suite} --work runs/bench --out benchmarks --tables {table['name']}"
+    if table["name"] == OWN:
+        command += " --own-clips " + " ".join(f"{name.removeprefix(f'{OWN_TASK}-')}.mp4" for name in table["clips"])
+    else:
+        command += f" --clips {len(table['clips'])} --seeds {table['seeds']}"
     some_row = next(label for label in table["rows"] if label != table["base"])
     clips, seeds = (f"{count} {word}{'s' * (count > 1)}" for count, word in counted(table))
     facts = f"{clips} ({', '.join(table['clips'])}), {frames}, {seeds}"
     lines = [
         f"## {table['title']}\n",
         f"{table['question']}\n",
-        f'{facts}; commit {table.get("commit", "unknown")}. `{command}`; one row: add `--rows "{some_row}"`.\n',
+        f"{facts}; commit {table.get('commit', 'unknown')}. One row (all of them without `--rows`):\n",
+        f'    {command} --rows "{some_row}"\n',
         markdown(table),
         *losses(table),
+        *gains(table),
         *([f"{why.strip()}\n"] if why else []),
         *(f"![{table['title']}]({plot})\n" for plot in [*plots, *table.get("pictures", [])]),
     ]
@@ -160,6 +168,22 @@ def losses(table: dict[str, Any]) -> list[str]:
     if not found:
         return [f"No row is better than *{table['base']}* in any column.\n"]
     return [f"Better than *{table['base']}*:\n", *found, ""]
+
+
+def gains(table: dict[str, Any]) -> list[str]:
+    """Rows that beat the base row by more than the spread of the difference, and take no longer."""
+    allowed = seconds_a_frame(table, table["rows"][table["base"]]) * SAME_TIME
+    found = []
+    for label, row in table["rows"].items():
+        better = [
+            UNITS[measure]
+            for measure in table["measures"]
+            if row["values"][measure]["difference"] * (-1 if measure in BETTER_LOW else 1)
+            > row["values"][measure]["difference spread"]
+        ]
+        if better and seconds_a_frame(table, row) <= allowed:
+            found.append(f"- {label}: {', '.join(better)}")
+    return ["Better by more than the spread of the difference, in no more time:\n", *found, ""] if found else []
 
 
 def table_text(table: dict[str, Any]) -> str:

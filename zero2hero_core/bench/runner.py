@@ -26,7 +26,7 @@ from .clips import Clip, clip_at
 from .measures import measure
 from .methods import METHODS, Made, Spec, Tools, run_method
 
-VERSION = 1  # of what is kept: another one is computed again
+VERSION = 2  # of what is kept: another one is computed again
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,8 @@ class Bench:
             "version": VERSION,
             "weights": weights_digest(),
             "task": clip.digest,
-            "spec": spec.described(),
+            "method": spec.method,
+            "settings": spec.settled(),
             "frames": list(frames),
         }
 

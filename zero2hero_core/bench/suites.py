@@ -14,6 +14,7 @@ from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
+TEST, VALIDATION = "color-edit-test-", "color-edit-validation-"
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Table:
     question: str
     rows: Mapping[str, Spec]
     base: str
-    tasks: str = "color-edit-"
+    tasks: str = VALIDATION  # settings are chosen on other clips than methods are compared on
     clips: int = 1
     frames: tuple[int, ...] | None = None
     seeds: int = 1
@@ -53,6 +54,7 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
+OWN, OWN_TASK = "own-clips", "own"  # the table of somebody's footage, and how its tasks' names begin
 OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Zero-Stage", "Hero-Stage")
 
 
@@ -117,8 +119,7 @@ LONG_TRAINING = TRAINING | {
     "whole frames": Spec("hero", {"crop": 1.0}),
     "25 sampling steps, one sample": Spec("hero", {"num_inference_steps": 25, "samples": 1}),
 }
-FEW = (5, 10, 15)
-TWO = (8, 15)
+FEW = (8, 15)
 
 _ABLATIONS = (
     Table("k", "Reference tokens a query", "How many of the best matches should a token read?", K_ROWS, "k = 1"),
@@ -156,8 +157,12 @@ _ABLATIONS = (
 
 def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
     return (
-        Table("pairs", "Training pairs (paper, Table 3)", "What should Hero-Stage learn from?", PAIRS, "explicit"),
-        Table("initial", "Initial pictures (paper, Table 4)", "What should it start from?", INITIAL, "Zero-Stage"),
+        Table(
+            "pairs", "Training pairs (paper, Table 3)", "What should Hero-Stage learn from?", PAIRS, "explicit", TEST
+        ),
+        Table(
+            "initial", "Initial pictures (paper, Table 4)", "What should it start from?", INITIAL, "Zero-Stage", TEST
+        ),
         Table("training", "Training", "Rank, lights, steps, crops, sampling.", rows, "as it is (rank 16, 300 steps)"),
     )
 
@@ -168,7 +173,7 @@ def _methods(clips: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
     steady = "How steady is the result where pattern and style change? Truth on the anchor only."
     shown = QUALITY + TEMPORAL
     return (
-        Table("color-edit", "Color-Edit", ask, rows, base, "color-edit-", edit, None, seeds, shown),
+        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, None, seeds, shown),
         Table("colorization", "Colorization", ask, rows, base, "grey-", colour, None, seeds, shown),
         Table("general-edit", "General-Edit", steady, rows, base, "general-edit-", general, None, seeds, TEMPORAL),
     )
@@ -180,12 +185,12 @@ def own_clips(names: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], Table]
     names: videos; sixteen frames of each, every fifth.
     """
     cut = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
-    tasks = tuple(("colorize", "--video", name, "--name", f"own-{Path(name).stem}", *cut) for name in names)
+    tasks = tuple(("colorize", "--video", name, "--name", f"{OWN_TASK}-{Path(name).stem}", *cut) for name in names)
     rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
     shown = QUALITY + TEMPORAL
     return tasks, Table(
-        "own-clips", "Grey to colour, real clips", ask, rows, "Hero-Stage", "own-", len(names), None, 1, shown
+        OWN, "Grey to colour, real clips", ask, rows, "Hero-Stage", f"{OWN_TASK}-", len(names), None, 1, shown
     )
 
 
@@ -193,8 +198,12 @@ def _with(tables: Sequence[Table], clips: int, frames: tuple[int, ...] | None, s
     return tuple(replace(table, clips=clips, frames=frames, seeds=seeds) for table in tables)
 
 
-def _tasks(edits: int, greys: Sequence[int], generals: int) -> tuple[tuple[str, ...], ...]:
-    scenes = (("rendered", "--clips", str(edits)), ("general", "--clips", str(generals)))
+def _tasks(edits: int, chosen: int, greys: Sequence[int], generals: int) -> tuple[tuple[str, ...], ...]:
+    scenes: tuple[tuple[str, ...], ...] = (
+        ("rendered", "--clips", str(edits)),
+        ("rendered", "--clips", str(chosen), "--split", "validation"),
+        ("general", "--clips", str(generals)),
+    )
     grey = tuple(
         ("colorize", "--video", f"{{tasks}}/color-edit-test-{index:04d}/content", "--name", f"grey-{index:04d}")
         for index in greys
@@ -205,12 +214,12 @@ def _tasks(edits: int, greys: Sequence[int], generals: int) -> tuple[tuple[str, 
 SUITES = {
     "small": Suite(
         "small",
-        _tasks(2, (0,), 1),
-        _methods((2, 1, 1), 1) + _with(_ABLATIONS, 2, TWO, 1) + _with(_trainings(TRAINING), 1, None, 1),
+        _tasks(2, 2, (0,), 1),
+        _methods((2, 1, 1), 1) + _with(_ABLATIONS, 2, FEW, 1) + _with(_trainings(TRAINING), 1, None, 1),
     ),
     "full": Suite(
         "full",
-        _tasks(20, (0, 1, 2, 3, 4), 5),
+        _tasks(5, 20, (0, 1, 2, 3, 4), 5),
         _methods((5, 5, 5), 3) + _with(_ABLATIONS, 20, FEW, 1) + _with(_trainings(LONG_TRAINING), 5, None, 3),
     ),
 }

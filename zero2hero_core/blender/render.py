@@ -9,7 +9,7 @@ import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
@@ -136,13 +136,11 @@ def _process(folder: Path, python: str) -> Iterator[Iterator[dict[str, Any]]]:
             )
         except OSError as error:
             raise InputError(f"--python {python}: cannot be run ({error.strerror}); {INSTALL}.") from error
-    with process:
+    with process, ExitStack() as unfinished:
         assert process.stdout is not None
-        try:
-            yield (json.loads(line) for line in process.stdout)
-        except BaseException:
-            process.terminate()
-            raise
+        unfinished.callback(process.terminate)
+        yield (json.loads(line) for line in process.stdout)
+        unfinished.pop_all()  # it ends by itself
     if process.returncode:
         last = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise Zero2HeroError(
