@@ -148,7 +148,14 @@ def _match_widgets() -> list[io.Input]:
             max=3,
             tooltip="Decoder block whose output is compared; -1 takes what suits the model (1). 2 is finer.",
         ),
-        io.Int.Input("ensemble", default=8, min=1, max=64, tooltip="Noise draws that features are averaged over."),
+        io.Int.Input(
+            "ensemble",
+            default=-1,
+            min=-1,
+            max=64,
+            tooltip="Noise draws that features are averaged over; -1 takes what suits the model (8, or what a bundled "
+            "model recommends).",
+        ),
         io.Float.Input(
             "neighbourhood",
             default=1.0,

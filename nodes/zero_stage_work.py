@@ -56,7 +56,7 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
         k=max_k,
         timestep=_given(widgets["timestep"]),
         block=_given(widgets["block"]),
-        ensemble=widgets["ensemble"],
+        ensemble=_given(widgets["ensemble"]),
         neighbourhood=None if wide >= 1 else wide,
         seed=widgets["seed"],
     )

@@ -143,7 +143,12 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
         metavar="B",
         help="decoder block that they are read from (default: what suits the model, else 1)",
     )
-    match.add_argument("--ensemble", type=whole(1, 1024), default=8, metavar="N", help="noise draws to average over")
+    match.add_argument(
+        "--ensemble",
+        type=whole(1, 1024),
+        metavar="N",
+        help="noise draws to average over (default: what suits the model, else 8)",
+    )
     match.add_argument(
         "--neighbourhood",
         type=float,
@@ -158,6 +163,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": {
         "timestep": 261,
         "block": 1,
+        "ensemble": 8,
         "rank": 128,
         "learning_rate": 1e-4,
         "decay": False,

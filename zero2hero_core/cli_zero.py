@@ -152,7 +152,6 @@ def _say_no_ops(args: argparse.Namespace, notes: list[str], clip: Clip, masks: M
         note(notes, "--guidance changes nothing without --prompt")
     if args.matches and args.k == -1:
         note(notes, "--matches changes nothing with --k -1, which reads all tokens")
-    defaults = {"ensemble": 8}
-    unused = [f"--{name}" for name in MATCH_OPTIONS if getattr(args, name) != defaults.get(name)]
+    unused = [f"--{name}" for name in MATCH_OPTIONS if getattr(args, name) is not None]
     if unused and (args.matches or args.k == -1):
         note(notes, f"{', '.join(unused)}: no effect, {'the matches are given' if args.matches else 'k is -1'}")

@@ -59,7 +59,7 @@ class ZeroStage:
         """DIFT features (C, h, w) of a frame (3, H, W): mean over `ensemble` noise draws of the frame's own random
         stream."""
         settings = self.settings
-        assert settings.timestep is not None and settings.block is not None
+        assert settings.timestep is not None and settings.ensemble is not None
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + index) % 2**63)
         posterior = self.backbone.posterior(frame[None])
         self._encoded[index] = (frame, posterior.mode())
@@ -81,7 +81,8 @@ class ZeroStage:
         with self.editor.watch.part("features"):
             if self._anchor_features is None:
                 self._anchor_features = self.features(self._anchor, self.anchor_index)
-            target = self.features(frame, index)
+            same = index == self.anchor_index and torch.equal(frame, self._anchor)
+            target = self._anchor_features if same else self.features(frame, index)
         with self.editor.watch.part("matching"):
             adaptive, radius = self.settings.k == "adaptive", self.settings.neighbourhood
             return match_features(

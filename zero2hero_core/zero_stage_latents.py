@@ -33,7 +33,7 @@ class ZeroStageSettings:
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
-    None takes the model's recommendation (the paper's 261 and 1 where it has none). neighbourhood: search radius as a
+    None takes the model's recommendation (the paper's 261, 1 and 8 where it has none). neighbourhood: search radius as a
     share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
     the feature noise; each frame has its own stream, so that the batch size changes nothing.
     """
@@ -45,7 +45,7 @@ class ZeroStageSettings:
     layers: tuple[int, ...] = LAYERS
     timestep: int | None = None
     block: int | None = None
-    ensemble: int = 8
+    ensemble: int | None = None
     neighbourhood: float | None = None
     prompt: str = ""
     guidance_scale: float = 1.0
@@ -59,7 +59,6 @@ class ZeroStageSettings:
         check_range("steps", self.num_inference_steps, 1, 999)
         check_range("gamma", self.gamma, 0, 1)
         check_range("tau", self.tau, 0, 100)
-        check_range("ensemble", self.ensemble, 1, 1024)
         check_range("contrast", self.contrast, 0, 100)
         if self.contrast != 1.0 and self.k != -1:
             raise InputError(
@@ -67,6 +66,8 @@ class ZeroStageSettings:
             )
         check_range("seed", self.seed, 0, 2**64 - 1)
         check_range("guidance_scale", self.guidance_scale, 0, 100)
+        if self.ensemble is not None:
+            check_range("ensemble", self.ensemble, 1, 1024)
         if self.timestep is not None:
             check_range("timestep", self.timestep, 0, 999)
         if self.block is not None:
@@ -80,7 +81,8 @@ class ZeroStageSettings:
         """The same settings with the feature source filled in from a model's advice (`UNetBackbone.recommended`)."""
         timestep = advice.get("timestep", 261) if self.timestep is None else self.timestep
         block = advice.get("block", 1) if self.block is None else self.block
-        return replace(self, timestep=timestep, block=block)
+        ensemble = advice.get("ensemble", 8) if self.ensemble is None else self.ensemble
+        return replace(self, timestep=timestep, block=block, ensemble=ensemble)
 
     @property
     def tokens(self) -> int:

@@ -140,7 +140,7 @@ class UNetBackbone:
         scaling_factor: latents = posterior x scaling_factor.
         prompt_encoder: prompt -> (1, L, D), or None where only the empty prompt is at hand.
         name: shown in reports.
-        recommended: settings that suit this model better than the paper's (`timestep`, `block`).
+        recommended: settings that suit this model better than the paper's (`timestep`, `block`, `ensemble`).
     """
 
     def __init__(
