@@ -31,7 +31,7 @@ from . import (
 )
 from .checks import InputError, Zero2HeroError
 from .cli_options import Parser, fill_preset
-from .cli_shared import write_json
+from .json_file import write_json
 
 EXAMPLES = """\
 examples:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import cli_shared
 from .cli_options import whole
+from .json_file import write_json
 
 if TYPE_CHECKING:
     from .tiny.evaluate_hero import Study
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     study.measure(clip, name, replace(settings, seed=seed))
                     bar.advance(task)
     report = _report(args, study, names, list(clips)) | {"seconds": {"total": round(time.perf_counter() - started, 1)}}
-    cli_shared.write_json(args.out / f"table{args.table}.json", report)
+    write_json(args.out / f"table{args.table}.json", report)
     cli_shared.say(args, table_text(report))
     return report
 

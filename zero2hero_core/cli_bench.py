@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,15 +65,15 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     from .bench.report import table_text, write_results
     from .bench.runner import run_all
     from .bench.shots import draw_shots
-    from .bench.suites import OWN, SUITES, Suite, own_clips
+    from .bench.suites import OWN, SUITES, own_clips, task_commands
 
     started = time.perf_counter()
+    cli_shared.output_folder(args.out, True, ())
     suite = SUITES[args.suite]
     if args.own_clips:
-        tasks, table = own_clips(args.own_clips)
-        suite = Suite(suite.name, suite.tasks + tasks, (*suite.tables, table))
+        suite = replace(suite, tables=(*suite.tables, own_clips(args.own_clips)))
     tables = _chosen(suite, args)
-    _make_tasks(suite, args.work / "tasks")
+    _make_tasks(task_commands(suite, tables, args.work / "tasks"), args.work / "tasks")
     plans = {table.name: plan(table, args.work / "tasks") for table in tables}
     work = unique(plans)
     with cli_shared.progress(args) as bar:
@@ -93,7 +94,8 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
             place = (args.work if own else args.out) / PICTURES / suite.name
             names = draw_shots(place, args.work, one, plans[one.name], found)
             shown["pictures"] = [] if own else [f"{PICTURES}/{suite.name}/{name}" for name in names]
-        write_results(args.out, report)
+        for name in write_results(args.out, report):
+            cli_shared.warn(f"table {name}: {args.out} holds one of more clips or seeds, which stays")
     return report
 
 
@@ -122,11 +124,10 @@ def _chosen(suite: Suite, args: argparse.Namespace) -> list[Table]:
     return [table for table in kept if set(table.rows) & set(args.rows)]
 
 
-def _make_tasks(suite: Suite, folder: Path) -> None:
+def _make_tasks(commands: Sequence[Sequence[str]], folder: Path) -> None:
     """Make the tasks that are not there yet, by the public command."""
     parser = Parser("zero2hero")
     cli_dataset.add_parser(parser.add_subparsers(parser_class=Parser))
-    for words in suite.tasks:
-        given = [word.replace("{tasks}", str(folder)) for word in words]
-        made = parser.parse_args(["dataset", *given, "--out", str(folder), "--resume", "--quiet"])
+    for words in commands:
+        made = parser.parse_args(["dataset", *words, "--out", str(folder), "--resume", "--quiet"])
         made.func(made)

@@ -12,6 +12,7 @@ from . import cli_shared
 from .bench.speed_settings import DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
 from .checks import InputError
 from .cli_options import whole
+from .json_file import write_json
 
 SPEED = """\
 Both sides run in one process on equal weights, in turns. Real sizes (sd15, klein, flux1) get random weights. What is
@@ -108,7 +109,7 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
         else:
             part, rows = "hero", counted_rows(settings, tell) if args.count else hero_rows(settings, tell)
         path = args.out / "results" / f"speed_{part}_{settings.model}_{place}.json"
-        cli_shared.write_json(path, stored.join_speed(_known(path), [row for row in rows if not disagreement(row)]))
+        write_json(path, stored.join_speed(_known(path), [row for row in rows if not disagreement(row)]))
         report["rows"] += rows
     return _finish(args, report, started)
 
@@ -172,7 +173,7 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     cli_shared.output_folder(args.out / "results", overwrite=True, results=())
     report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
     path = args.out / "results" / f"memory_{cases.kind}.json"
-    cli_shared.write_json(path, stored.join_memory(_known(path), report))
+    write_json(path, stored.join_memory(_known(path), report))
     return _finish(args, {"command": "bench memory", **report}, started)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from .checks import InputError
 from .cli_options import add_clip_options, add_match_options, add_model_options, add_preset, number_list, whole
-from .cli_shared import add_common, progress, say, write_json
+from .cli_shared import add_common, progress, say
+from .json_file import write_json
 
 FILE, PICTURE, REPORT = "correspondence.safetensors", "matches.png", "report.json"
 EXAMPLES = """\

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import cli_shared
 from .checks import InputError
+from .json_file import write_json
 
 if TYPE_CHECKING:
     from .tiny.evaluate import ClipResult
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _write_pictures(out, result)
     _write_video(out, result, args.overwrite)
     report["seconds"] |= {"writing": time.perf_counter() - written, "total": time.perf_counter() - started}
-    cli_shared.write_json(out / "report.json", report)
+    write_json(out / "report.json", report)
     cli_shared.say(args, _summary(report, out))
     return report
 

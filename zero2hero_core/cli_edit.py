@@ -60,7 +60,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check what can be checked before the first part begins, then run the parts; returns one report."""
-    from .cli_shared import write_json
+    from .json_file import write_json
 
     out = Path(args.out)
     _check(args, out)

@@ -18,7 +18,8 @@ from zero2hero_core import __version__
 
 from .checks import InputError, Zero2HeroError
 from .cli_inputs import Clip, nearly_equal, note
-from .cli_shared import progress, say, write_json
+from .cli_shared import progress, say
+from .json_file import write_json
 from .memory_batches import halving
 from .metrics import psnr
 from .video import read_image

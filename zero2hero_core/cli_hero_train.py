@@ -29,11 +29,12 @@ from .cli_hero_inputs import (
 )
 from .cli_hero_material import Material, clip_latents, evaluation_of, read_material, say_memory
 from .cli_inputs import Clip
-from .cli_shared import progress, say, write_json
+from .cli_shared import progress, say
 from .hero_stage import HeroStage
 from .hero_training import HeroSettings, HeroTrainer
 from .hero_training_pairs import training_pairs
 from .hero_training_run import LORA, PLOT, STATE, RunSettings, TrainingRun
+from .json_file import write_json
 from .memory_batches import is_out_of_memory
 
 RUN_STATE = "train.json"

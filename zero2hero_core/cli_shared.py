@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import errno
-import json
-import math
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .checks import InputError, Zero2HeroError
+from .checks import InputError
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -73,31 +70,6 @@ def progress(args: argparse.Namespace) -> Any:
         console=console,
         disable=args.quiet or not console.is_terminal,
     )
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def write_json(path: Path, report: dict[str, Any]) -> None:
-    """Write a report through a temporary file; infinities and nan become null, for JSON has none.
-
-    Raises: InputError when the place cannot be written, Zero2HeroError when the disk is full.
-    """
-    part = path.with_name(path.name + ".part")
-    text = json.dumps(_finite(report), indent=2, ensure_ascii=False, allow_nan=False)
-    try:
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise Zero2HeroError(f"{path}: the disk is full; free some space and run it again.") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
 
 
 def output_folder(path: Path, overwrite: bool, results: Sequence[str]) -> Path:

@@ -33,8 +33,8 @@ class ZeroStageSettings:
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
-    None takes the model's recommendation (the paper's 261, 1 and 8 where it has none). neighbourhood: search radius as a
-    share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
+    None takes the model's recommendation (the paper's 261, 1 and 8 where it has none). neighbourhood: search radius as
+    a share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
     the feature noise; each frame has its own stream, so that the batch size changes nothing.
     """
 

@@ -19,11 +19,13 @@ from zero2hero_core.bench.runner import Bench, Work
 from zero2hero_core.bench.statistics import spread, summary
 from zero2hero_core.bench.suites import SUITES, Suite, Table
 from zero2hero_core.checks import InputError
+from zero2hero_core.json_file import finite
 from zero2hero_core.tiny.model import RECOMMENDED
 from zero2hero_core.zero_stage import ZeroStageSettings
 
 FRAMES = 3
-TASKS = ("rendered", "--clips", "2", "--size", "64", "--frames", str(FRAMES))
+SCENES = ("--size", "64", "--frames", str(FRAMES))
+TASKS = ("rendered", "--clips", "2", *SCENES)
 SMALL = {"num_inference_steps": 2, "ensemble": 1}
 
 
@@ -46,7 +48,8 @@ def table(**changed: object) -> Table:
 def run(value: float, frames: int = 3) -> dict[str, object]:
     """What a run left: the anchor is perfect, the others have a value."""
     values = {"psnr": {"0": 99.0} | {str(index): value for index in range(1, frames)}}
-    return {"name": "clip", "values": values, "seconds": {"total": 6.0}, "extra": {}}
+    known = {"key": {"frames": list(range(frames))}, "name": "clip", "anchor": 0, "commit": "abc1234"}
+    return known | {"values": values, "seconds": {"total": 6.0}, "curve": {}}
 
 
 def test_means_and_spreads_by_hand() -> None:
@@ -61,7 +64,7 @@ def test_means_and_spreads_by_hand() -> None:
 
 def test_a_measure_that_was_not_taken_is_unknown() -> None:
     got = summary([[run(1.0)]], [[run(1.0)]], ["tOF"])["tOF"]
-    assert math.isnan(got["mean"]) and report.cell(got, "tOF", False) == "-"
+    assert math.isnan(got["mean"]) and report.cell(finite(got), "tOF", False) == "-"
 
 
 def test_the_truth_itself_is_perfect_and_errors_count(tasks: Path) -> None:
@@ -94,9 +97,8 @@ def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path
     else:
         assert float((made.pictures[1] - clip.frames[2]).abs().mean()) > 0.01
     if name == "hero":
-        assert set(made.extra["curve"]) == {0, 2} and all(
-            len(row) == FRAMES - 1 for row in made.extra["curve"].values()
-        )
+        assert set(made.curve) == {0, 2} and all(len(row) == FRAMES - 1 for row in made.curve.values())
+        assert made.measuring > 0 and set(made.seconds) == {"training", "restoring"}
 
 
 def test_unknown_methods_are_refused() -> None:
@@ -134,16 +136,20 @@ def test_a_table_with_figures(tasks: Path) -> None:
     assert report.losses(made) == ["No row is better than *Zero* in any column.\n"]
     made = filled(table(measures=("psnr",), base="Swap"), rows, found)
     assert "PSNR, dB: Zero by 2.00" in "\n".join(report.losses(made))
-    assert report.gains(made) == [
-        "Better by more than the spread of the difference, in no more time:\n",
-        "- Zero: PSNR, dB",
-        "",
-    ]
-    made["rows"]["Zero"]["seconds"]["total"] *= 1.1  # it costs more
-    assert report.gains(made) == []
-    made["rows"]["Zero"]["seconds"]["total"] /= 1.1
-    made["rows"]["Zero"]["values"]["psnr"]["difference spread"] = 2.5  # not sure
-    assert report.gains(made) == []
+    assert made["commits"] == ["abc1234"] and report.commits(made) == "commit abc1234"
+
+
+def test_gains_count_when_they_are_sure_and_cost_nothing() -> None:
+    def row(difference: float, apart: float, *seconds: float) -> dict[str, object]:
+        value = {"mean": 20.0, "spread": 1.0, "difference": difference, "difference spread": apart}
+        return {"values": {"psnr": value}, "seconds a frame": list(seconds)}
+
+    base = row(0.0, 0.0, 2.0, 2.0, 2.0, 2.0, 2.0)
+    rows = {"base": base, "sure": row(0.3, 0.2, 2.0, 2.1, 1.9, 2.2, 1.8), "unsure": row(0.3, 0.4, 1, 1, 1, 1, 1)}
+    rows |= {"slow": row(0.3, 0.2, 3.0, 3.1, 3.0, 3.0, 3.2), "worse": row(-0.3, 0.2, 1, 1, 1, 1, 1)}
+    shown = {"rows": rows, "base": "base", "measures": ["psnr"], "clips": ["a", "b", "c", "d", "e"]}
+    assert report.gains(shown)[1:-1] == ["- sure: PSNR, dB"]
+    assert report.gains(shown | {"clips": ["a", "b", "c", "d"]}) == []
 
 
 def test_a_run_is_found_by_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +179,7 @@ def test_suites_are_sound() -> None:
 
 @pytest.fixture
 def tiny_suite(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(suites.SUITES, "small", Suite("small", (TASKS,), (table(),)))
+    monkeypatch.setitem(suites.SUITES, "small", Suite("small", (table(),), SCENES))
 
 
 @pytest.mark.usefixtures("tiny_suite")
@@ -187,11 +193,16 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     for label, value in values.items():
         assert f"{value:.2f}" in next(line for line in page.splitlines() if label in line and "|" in line)
     (tmp_path / "out" / "diagnoses").mkdir()
-    (tmp_path / "out" / "diagnoses" / "small_few.md").write_text("It moves.\n", encoding="utf-8")
+    why = tmp_path / "out" / "diagnoses" / "small_few.md"
+    why.write_text("commit 0000000\nIt moves.\n", encoding="utf-8")
+    report.write_page(tmp_path / "out")
+    again = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    assert "(Written for earlier figures, of commit 0000000.)\n\nIt moves." in again
+    why.write_text(report.commits(stored["tables"][0]) + "\nIt moves.\n", encoding="utf-8")
     report.write_page(tmp_path / "out")
     again = (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
     assert again.replace("It moves.\n", "").split() == page.split() != again.split()
-    (tmp_path / "out" / "diagnoses" / "small_few.md").unlink()
+    why.unlink()
     report.write_page(tmp_path / "out")
     assert '--tables few --clips 2 --seeds 1 --rows "Original"' in page and "2 clips" in page
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()}
@@ -222,3 +233,66 @@ def test_fewer_clips_and_seeds_on_demand(tmp_path: Path) -> None:
     assert cli.main([*words, "--rows", "Swap", "--clips", "1", "--seeds", "5", "--json", str(tmp_path / "r.json")]) == 0
     (shown,) = json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["tables"]
     assert len(shown["clips"]) == shown["seeds"] == 1 and set(shown["rows"]) == {"Swap", "Zero"}
+
+
+def _stored(clips: int) -> dict[str, object]:
+    rows = {"a": [[run(20.0)]] * clips, "b": [[run(21.0)]] * clips}
+    made = {
+        label: {
+            "values": summary(runs, rows["a"], ["psnr"]),
+            "seconds a frame": [1.0] * clips,
+            "by frame": {},
+            "curve": {},
+        }
+        for label, runs in rows.items()
+    }
+    known = {"name": "few", "title": "Few", "question": "Which?", "base": "a", "frames": None, "seeds": 1}
+    known |= {"videos": [], "clips": [f"clip {index}" for index in range(clips)], "measures": ["psnr"]}
+    return finite(known | {"commits": ["abc1234"], "rows": made})
+
+
+def test_a_table_of_fewer_clips_does_not_replace_another(tmp_path: Path) -> None:
+    few, many = _stored(2), _stored(5)
+    assert report.write_results(tmp_path, {"suite": "small", "tables": [many]}) == []
+    assert report.write_results(tmp_path, {"suite": "small", "tables": [few]}) == ["few"]
+    assert "5 clips" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+    assert report.write_results(tmp_path, {"suite": "small", "tables": [many | {"seeds": 2}]}) == []
+    assert "2 seeds" in (tmp_path / "RESULTS.md").read_text(encoding="utf-8")
+
+
+def test_only_the_tasks_of_the_chosen_tables_are_made(tmp_path: Path) -> None:
+    suite = SUITES["full"]
+    chosen = [one for one in suite.tables if one.name in ("k", "features")]
+    commands = suites.task_commands(suite, chosen, tmp_path)
+    assert commands == [["rendered", "--split", "validation", "--clips", str(chosen[0].clips)]]
+    made = suites.task_commands(suite, [one for one in suite.tables if one.name == "colorization"], tmp_path)
+    assert made[0] == ["rendered", "--clips", "5"] and len(made) == 6
+    assert made[5][2] == str(tmp_path / "color-edit-test-0004" / "content")
+
+
+def test_own_clips_are_the_ones_that_were_given(tmp_path: Path) -> None:
+    own = suites.own_clips(["a/my clip.mp4", "b/other.webm"])
+    assert [suites.own_task(video) for video in own.videos] == ["own-my-clip", "own-other"]
+    (*_, command) = suites.task_commands(SUITES["small"], [own], tmp_path)
+    assert command[:5] == ["colorize", "--video", "b/other.webm", "--name", "own-other"]
+    (tmp_path / "own-a-clip-of-before").mkdir()
+    assert {work.task.name for work in unique({"own": plan(own, tmp_path)})} == {"own-my-clip", "own-other"}
+    with pytest.raises(InputError, match=r"expected different names, got a/x.mp4 and b/x.mov"):
+        suites.own_clips(["a/x.mp4", "b/x.mov"])
+
+
+def test_an_error_ends_all_work(tasks: Path, tmp_path: Path) -> None:
+    (folder,) = tasks.glob("*-test-0000")
+    wanted = [Work(folder, Spec("magic")), *(Work(folder, Spec("identity", {"piece": n})) for n in range(100))]
+    with pytest.raises(InputError, match="got 'magic'"):
+        runner.run_all(tmp_path, wanted, 1)
+    assert len(list(tmp_path.rglob("*.json"))) < 100
+
+
+def test_what_trainings_need_is_made_before_and_once(tasks: Path, tmp_path: Path) -> None:
+    (folder,) = tasks.glob("*-test-0000")
+    rows = [Spec("hero", {"rank": rank}) for rank in (2, 4)] + [Spec("hero", {"mode": "tgt-ref"})]
+    first = runner.prerequisites(tmp_path, [Work(folder, spec, (1,)) for spec in rows])
+    assert [(work.spec, work.frames) for work in first] == [(Spec("zero"), (0, 1))]
+    implicit = runner.prerequisites(tmp_path, [Work(folder, Spec("hero", {"mode": "implicit"}))])
+    assert {json.dumps(work.spec.options) for work in implicit} == {"{}", '{"reference": "anchor"}'}

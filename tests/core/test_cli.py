@@ -208,5 +208,5 @@ def test_the_papers_preset_overrules_what_suits_the_model():
     assert settings == authors
     zero = build_parser().parse_args(["correspond", *NEEDED, "--preset", "paper"])
     fill_preset(zero)
-    resolved = settings_of(zero).resolve(load_tiny())
+    resolved = settings_of(zero).resolve(load_tiny().recommended)
     assert (resolved.timestep, resolved.block, resolved.ensemble, resolved.k) == (261, 1, 8, 1)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
 
 from ..dataset import Task, load_task
+from ..metrics_video import ClipFlows, clip_flows
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,11 @@ class Clip:
     anchor: int
     masks: torch.Tensor | None
     truth: dict[int, torch.Tensor]
+
+    @cached_property
+    def flows(self) -> ClipFlows:
+        """Motion of the original."""
+        return clip_flows(self.frames)
 
     @property
     def measured(self) -> list[int]:

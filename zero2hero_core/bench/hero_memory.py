@@ -29,7 +29,7 @@ from ..memory_batches import is_out_of_memory
 from .live_bytes import Nf4Shape, counting
 from .making import machine, now
 from .real_sizes import as_backbone, build_dit_of, random_backbone
-from .report import revision
+from .revision import revision
 
 GB = 10**9
 MODELS = {

@@ -8,7 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from .clocks import Clock
-from .report import revision
+from .revision import revision
 from .speed_settings import HeroSpeed, ZeroSpeed
 
 

@@ -8,7 +8,7 @@ import torch
 
 from ..metrics import psnr
 from ..metrics_ssim import ssim
-from ..metrics_video import ClipFlows, clip_flows, flicker_excess, tof, warp_error
+from ..metrics_video import flicker_excess, tof, warp_error
 from .clips import Clip
 
 PER_FRAME = ("psnr", "psnr inside", "psnr outside", "ssim", "ssim gaussian")
@@ -17,11 +17,11 @@ BETTER_LOW = frozenset(PER_PAIR)
 Values = dict[str, dict[int, float]]  # measure -> frame -> value
 
 
-def measure(clip: Clip, pictures: torch.Tensor, frames: Sequence[int], flows: ClipFlows | None = None) -> Values:
+def measure(clip: Clip, pictures: torch.Tensor, frames: Sequence[int]) -> Values:
     """Measures of frames (N, 3, H, W) that have a truth, and of steps from frame to frame where all were made.
 
-    psnr, ssim: of the whole frame; inside, outside: the edited object. The pair (i - 1, i) counts as frame i.
-    Args: flows: of the original clip, computed when needed and None.
+    psnr, ssim: of the whole frame; inside, outside: the edited object; flicker: `flicker_excess`. The pair (i - 1, i)
+    counts as frame i.
     """
     known = [place for place, index in enumerate(frames) if index in clip.truth]
     found: Values = {}
@@ -30,7 +30,7 @@ def measure(clip: Clip, pictures: torch.Tensor, frames: Sequence[int], flows: Cl
         values = _against_truth(clip, pictures[known], indices)
         found |= {name: dict(zip(indices, row.tolist(), strict=True)) for name, row in values.items()}
     if list(frames) == list(range(len(clip.frames))) and len(frames) > 1:
-        pairs = _over_time(clip, pictures, flows or clip_flows(clip.frames))
+        pairs = _over_time(clip, pictures)
         found |= {name: dict(enumerate(row.tolist(), 1)) for name, row in pairs.items()}
     return found
 
@@ -45,11 +45,11 @@ def _against_truth(clip: Clip, pictures: torch.Tensor, indices: list[int]) -> di
     return values
 
 
-def _over_time(clip: Clip, pictures: torch.Tensor, flows: ClipFlows) -> dict[str, torch.Tensor]:
+def _over_time(clip: Clip, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     whole = len(clip.truth) == len(clip.frames)
     like = clip.truths(range(len(clip.frames))) if whole else clip.frames
     return {
-        "warp error": warp_error(pictures, flows),
+        "warp error": warp_error(pictures, clip.flows),
         "flicker": flicker_excess(pictures, like),
         "tOF": tof(pictures, like),
     }

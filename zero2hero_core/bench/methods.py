@@ -6,7 +6,6 @@ contrast, is the one with; Zero-Stage and Hero-Stage are ours. A method that nee
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -21,11 +20,12 @@ from ..flow_propagation import propagate_reference
 from ..hero_stage import HeroStage, RestoreSettings
 from ..hero_training import HeroSettings, HeroTrainer
 from ..hero_training_latents import encode_clip
-from ..hero_training_pairs import training_pairs
+from ..hero_training_pairs import MODES, training_pairs
 from ..metrics import psnr
 from ..pixel_swap import pixel_swap
 from ..zero_stage import ZeroStage, ZeroStageSettings
 from .clips import Clip
+from .clocks import Clock, PartTimer
 
 BATCH = 4
 
@@ -58,11 +58,13 @@ class Spec:
 
 @dataclass(frozen=True)
 class Made:
-    """pictures (N, 3, H, W) of the frames asked for; seconds by part of the work; more figures of a method's own."""
+    """pictures (N, 3, H, W) of the frames asked for; processor seconds by part of the work; curve: training step ->
+    PSNR by frame, and the seconds that went into measuring it."""
 
     pictures: torch.Tensor
     seconds: dict[str, float] = field(default_factory=dict)
-    extra: dict[str, Any] = field(default_factory=dict)
+    curve: dict[int, list[float]] = field(default_factory=dict)
+    measuring: float = 0.0
 
 
 class Tools:
@@ -91,9 +93,9 @@ class Tools:
     def warm(self, spec: Spec) -> None:
         """Load what a method needs, so that its time is its own."""
         if spec.method == "hero":
-            assert self.hero
+            _ = self.hero
         elif spec.method not in ("identity", "flow"):
-            assert self.zero
+            _ = self.zero
 
 
 def identity(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
@@ -105,7 +107,7 @@ def by_pixel_swap(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -
     """Patches of the reference moved along Zero-Stage's matches."""
     stage = zero_stage(tools, clip, spec)
     pictures = [pixel_swap(clip.reference, stage.correspond(clip.frames[index], index).finest) for index in frames]
-    return Made(torch.stack(pictures), dict(stage.seconds))
+    return Made(torch.stack(pictures))
 
 
 def by_flow(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
@@ -142,14 +144,14 @@ def by_zero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -
             certain = torch.stack([match.confidence for match in matches])[:, None] >= sure
             masks = torch.nn.functional.interpolate(certain.float(), clip.frames.shape[-2:], mode="nearest")
         pictures.append(stage.edit(clip.frames[part], part, matches, masks))
-    return Made(torch.cat(pictures), dict(stage.seconds))
+    return Made(torch.cat(pictures))
 
 
 def by_cross_image(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Plain cross-image attention: all reference tokens, no matches. Option contrast: see `full_attention`."""
     stage = zero_stage(tools, clip, spec)
     parts = [list(frames[start : start + BATCH]) for start in range(0, len(frames), BATCH)]
-    return Made(torch.cat([stage.edit(clip.frames[part], part) for part in parts]), dict(stage.seconds))
+    return Made(torch.cat([stage.edit(clip.frames[part], part) for part in parts]))
 
 
 def _suited(kind: Any, advice: Mapping[str, Any], options: Mapping[str, Any], **given: Any) -> Any:
@@ -163,44 +165,60 @@ def _hero_settings(spec: Spec, advice: Mapping[str, Any]) -> tuple[HeroSettings,
     return replace(training, steps=steps), _suited(RestoreSettings, advice, spec.options)
 
 
+def needed(clip: Clip, spec: Spec, frames: Sequence[int]) -> dict[str, tuple[Spec, list[int]]]:
+    """What a method needs of others: "start" and "target" of Hero-Stage -> method, and frames of the clip."""
+    if spec.method != "hero":
+        return {}
+    kinds, curve = MODES[spec.options.get("mode", "explicit")], spec.options.get("curve")
+    found = {}
+    if "zero" in kinds:
+        wanted = {*frames, clip.anchor, *(clip.measured if curve else ())}
+        found["start"] = (Spec(spec.options.get("initial", "zero")), sorted(wanted))
+    if spec.options.get("mode") == "implicit":
+        found["target"] = (Spec("zero", {"reference": "anchor"}), list(range(len(clip.frames))))
+    return found
+
+
 def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
-    share: of the advised steps; curve: steps to measure at on the way (seconds of the training leave them out)."""
-    options, backbone = dict(spec.options), tools.hero
+    share: of the advised steps; curve: steps to measure at on the way."""
+    backbone, watched = tools.hero, spec.options.get("curve", ())
     settings, restoring = _hero_settings(spec, backbone.recommended)
-    initial = Spec(options.get("initial", "zero"))
-    wanted = sorted({*frames, clip.anchor, *(clip.measured if options.get("curve") else ())})
-    start = dict(zip(wanted, tools.made(clip, initial, wanted), strict=True)) if "zero" in settings.kinds else {}
-    trainer = HeroTrainer(backbone, training_pairs(settings.mode, _latents(tools, clip, settings, start)), settings)
+    others = {
+        part: dict(zip(wanted, tools.made(clip, other, wanted), strict=True))
+        for part, (other, wanted) in needed(clip, spec, frames).items()
+    }
+    start = others.get("start", {})
+    trainer = HeroTrainer(backbone, training_pairs(settings.mode, _latents(tools, clip, settings, others)), settings)
     stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
-    seconds, curve = {"training": 0.0}, {}
+    clock, curve = PartTimer(Clock("cpu")), {}
     try:
         for step in range(settings.total + 1):
-            if step in options.get("curve", ()):
-                curve[step] = psnr(_restored(stage, clip, start, clip.measured), clip.truths(clip.measured)).tolist()
+            if step in watched:
+                with clock.part("measuring"):
+                    shown = _restored(stage, clip, start, clip.measured)
+                    curve[step] = psnr(shown, clip.truths(clip.measured)).tolist()
             if step < settings.total:
-                begun = time.process_time()
-                trainer.step()
-                seconds["training"] += time.process_time() - begun
-        begun = time.process_time()
-        pictures = _restored(stage, clip, start, frames)
-        seconds["restoring"] = time.process_time() - begun
+                with clock.part("training"):
+                    trainer.step()
+        with clock.part("restoring"):
+            pictures = _restored(stage, clip, start, frames)
     finally:
         trainer.close()
-    return Made(pictures, seconds, {"curve": curve} if curve else {})
+    measuring = clock.seconds.pop("measuring", 0.0)
+    return Made(pictures, clock.seconds, curve, measuring)
 
 
-def _latents(tools: Tools, clip: Clip, settings: HeroSettings, start: Mapping[int, torch.Tensor]) -> Any:
+def _latents(tools: Tools, clip: Clip, settings: HeroSettings, others: Mapping[str, dict[int, torch.Tensor]]) -> Any:
     anchor, everything = clip.anchor, range(len(clip.frames))
-    implicit = settings.mode == "implicit"
-    target = tools.made(clip, Spec("zero", {"reference": "anchor"}), list(everything)) if implicit else ()
+    shown = everything if settings.mode == "implicit" else [anchor]
     return encode_clip(
         tools.hero,
         settings,
         references={anchor: clip.reference},
-        zero={anchor: start[anchor]} if start else {},
-        frames={index: clip.frames[index] for index in (everything if implicit else [anchor])},
-        zero_target=dict(enumerate(target)),
+        zero={anchor: others["start"][anchor]} if "start" in others else {},
+        frames={index: clip.frames[index] for index in shown},
+        zero_target=others.get("target", {}),
     )
 
 

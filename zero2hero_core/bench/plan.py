@@ -9,16 +9,20 @@ from typing import Any
 
 from ..checks import InputError
 from ..dataset import find_tasks
+from ..json_file import finite
 from .runner import Work
 from .statistics import Runs, summary
-from .suites import Table
+from .suites import Table, own_task
 
 Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
 
 
 def plan(table: Table, tasks: Path) -> Plan:
     """The runs that a table needs. Raises: InputError when there are too few tasks of that name."""
-    folders = [folder for folder in find_tasks(tasks) if folder.name.startswith(table.tasks)]
+    if table.videos:
+        folders = [tasks / own_task(video) for video in table.videos]
+    else:
+        folders = [folder for folder in find_tasks(tasks) if folder.name.startswith(table.tasks)]
     if len(folders) < table.clips:
         raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}..., got {len(folders)}.")
     return {
@@ -46,46 +50,48 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[s
     runs: dict[str, Runs] = {
         label: [[found[name_of(work)] for work in seeds] for seeds in clips] for label, clips in rows.items()
     }
-    base = runs.get(table.base) or next(iter(runs.values()))
-    return {
+    every = [run for clips in runs.values() for seeds in clips for run in seeds]
+    made = {
         "name": table.name,
         "title": table.title,
         "question": table.question,
         "base": table.base,
         "clips": [clip[0]["name"] for clip in next(iter(runs.values()))],
+        "videos": [Path(video).name for video in table.videos],
         "frames": table.frames,
         "seeds": table.seeds,
         "measures": list(table.measures),
+        "commits": sorted({run["commit"] for run in every}),
         "rows": {
             label: {
                 "method": table.rows[label].described()[:2],
-                "values": summary(clips, base, table.measures),
-                "seconds": _seconds(clips),
+                "values": summary(clips, runs[table.base], table.measures),
+                "seconds a frame": [_seconds(clip) for clip in clips],
                 "by frame": _by_frame(clips, table.measures[0]),
                 "curve": _curve(clips),
             }
             for label, clips in runs.items()
         },
     }
+    return finite(made)
 
 
-def _seconds(runs: Runs) -> dict[str, float]:
-    """Mean seconds by part of the work."""
-    every = [run["seconds"] for clip in runs for run in clip]
-    return {part: sum(one.get(part, 0.0) for one in every) / len(every) for part in every[0]}
+def _seconds(seeds: list[dict[str, Any]]) -> float:
+    """Mean seconds a frame of one clip."""
+    each = [run["seconds"]["total"] / len(run["key"]["frames"]) for run in seeds]
+    return sum(each) / len(each)
 
 
 def _by_frame(runs: Runs, measure: str) -> dict[str, float]:
-    """Mean of a measure by frame, over the clips that are long enough."""
-    every = [run["values"].get(measure, {}) for clip in runs for run in clip]
-    found = {}
-    for frame in max(every, key=len):
-        values = [one[frame] for one in every if frame in one]
-        found[frame] = sum(values) / len(values)
-    return found
+    """Mean of a measure by distance from the anchor, over the clips that are long enough."""
+    found: dict[str, list[float]] = {}
+    for run in (run for clip in runs for run in clip):
+        for frame, value in run["values"].get(measure, {}).items():
+            found.setdefault(str(int(frame) - run["anchor"]), []).append(value)
+    return {distance: sum(values) / len(values) for distance, values in found.items()}
 
 
 def _curve(runs: Runs) -> dict[str, float]:
     """Mean PSNR by training step, where it was taken."""
-    every = [run["extra"].get("curve", {}) for clip in runs for run in clip]
+    every = [run["curve"] for clip in runs for run in clip]
     return {step: sum(sum(one[step]) / len(one[step]) for one in every) / len(every) for step in every[0]}

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
-import subprocess
+import shlex
 from pathlib import Path
 from typing import Any
 
+from ..json_file import write_json
 from .measures import BETTER_LOW
 from .plots import draw_plots
 from .plots_speed import draw_memory, draw_speed
 from .report_speed import memory_section, speed_section
+from .statistics import spread
 from .stored import read_reports
-from .suites import OWN, OWN_TASK
 
 FILE = "RESULTS.md"
 UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outside": "outside, dB", "ssim": "SSIM"}
-UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "flicker": "flicker, 1e-3"}
+UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "flicker": "flicker excess, 1e-3"}
 UNITS |= {"tOF": "tOF, px"}
 SCALE = {"warp error": 1e3, "flicker": 1e3}
 DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2, "ssim": 4, "ssim gaussian": 4}
-SAME_TIME = 1.05  # seconds vary by so much from run to run
+ENOUGH = 5  # clips, for a difference to count
 HEAD = """# Results
 
 Made by `zero2hero bench`; do not edit, run it again. All figures of quality are of the bundled tiny models on tasks
@@ -30,36 +30,30 @@ that `zero2hero dataset` makes: they prove the method and compare settings, they
 
 Means are over the frames other than the anchor, then over clips; the spread after ± is the standard deviation over
 clips. Below it stands the mean difference to the row in italics, clip by clip, with its standard deviation. Higher is
-better for PSNR and SSIM, lower for warp error, flicker and tOF. Seconds are of one CPU thread, a frame; those of
+better for PSNR and SSIM, lower for warp error, flicker excess and tOF (the last two against the truth, or against the
+original where only the anchor has one). Seconds are of one CPU thread, a frame; those of
 trainings leave out the pictures that they start from.
 """
 
 
-def revision() -> str:
-    """The commit of the checkout that runs, with a + where it was changed; "unknown" outside one."""
-    here = Path(__file__).resolve().parents[2]
-
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no", "zero2hero_core")
-        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-
-
-def write_results(out: Path, report: dict[str, Any]) -> None:
-    """Put a report's tables among those of earlier runs in out/results, draw plots, write out/RESULTS.md."""
+def write_results(out: Path, report: dict[str, Any]) -> list[str]:
+    """Put a report's tables among those of earlier runs in out/results, draw plots, write out/RESULTS.md; returns the
+    names of tables that stay as they were, for they stand on more clips or seeds."""
     out.joinpath("results").mkdir(parents=True, exist_ok=True)
     path = out / "results" / f"quality_{report['suite']}.json"
     known = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
     tables = {table["name"]: table for table in known}
+    kept = [
+        new["name"]
+        for new in report["tables"]
+        if (old := tables.get(new["name"])) and (len(old["clips"]), old["seeds"]) > (len(new["clips"]), new["seeds"])
+    ]
     for table in report["tables"]:
-        tables[table["name"]] = table | {"commit": revision(), "machine": platform.machine()}
-    _write(path, json.dumps({"suite": report["suite"], "tables": list(tables.values())}, indent=1) + "\n")
+        if table["name"] not in kept:
+            tables[table["name"]] = table | {"machine": platform.machine()}
+    write_json(path, {"suite": report["suite"], "tables": list(tables.values())})
     write_page(out)
+    return kept
 
 
 def write_page(out: Path) -> None:
@@ -70,9 +64,8 @@ def write_page(out: Path) -> None:
         plots = draw_plots(out / "plots", stored["suite"], stored["tables"])
         parts.append(f"# Suite {stored['suite']}\n")
         for table in stored["tables"]:
-            why = out / "diagnoses" / f"{stored['suite']}_{table['name']}.md"
-            text = why.read_text(encoding="utf-8") if why.exists() else ""
-            parts.append(section(stored["suite"], table, plots.get(table["name"], []), text))
+            why = diagnosis(out / "diagnoses" / f"{stored['suite']}_{table['name']}.md", table)
+            parts.append(section(stored["suite"], table, plots.get(table["name"], []), why))
     if speed := read_reports(out, "speed"):
         parts.append(speed_section(speed, draw_speed(out / "plots", speed)))
     if memory := read_reports(out, "memory"):
@@ -90,8 +83,8 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     """One table as Markdown. why: what people found out about its losses, kept in out/diagnoses."""
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
     command = f"zero2hero bench quality --suite {suite} --work runs/bench --out benchmarks --tables {table['name']}"
-    if table["name"] == OWN:
-        command += " --own-clips " + " ".join(f"{name.removeprefix(f'{OWN_TASK}-')}.mp4" for name in table["clips"])
+    if table["videos"]:
+        command += " --own-clips " + " ".join(map(shlex.quote, table["videos"]))
     else:
         command += f" --clips {len(table['clips'])} --seeds {table['seeds']}"
     some_row = next(label for label in table["rows"] if label != table["base"])
@@ -100,7 +93,7 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     lines = [
         f"## {table['title']}\n",
         f"{table['question']}\n",
-        f"{facts}; commit {table.get('commit', 'unknown')}. One row (all of them without `--rows`):\n",
+        f"{facts}; {commits(table)}. One row (all of them without `--rows`):\n",
         f'    {command} --rows "{some_row}"\n',
         markdown(table),
         *losses(table),
@@ -124,29 +117,38 @@ def markdown(table: dict[str, Any]) -> str:
     for label, row in table["rows"].items():
         name = f"*{label}*" if label == table["base"] else label
         cells = [cell(row["values"][measure], measure, label == table["base"]) for measure in shown]
-        lines.append("| " + " | ".join([name, *cells, f"{seconds_a_frame(table, row):.1f}"]) + " |")
+        lines.append("| " + " | ".join([name, *cells, f"{_mean(row['seconds a frame']):.1f}"]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def seconds_a_frame(table: dict[str, Any], row: dict[str, Any]) -> float:
-    """Seconds of the whole method, shared out over its frames."""
-    count = len(table["frames"]) if table["frames"] else max(1, len(row["by frame"]))
-    return row["seconds"].get("total", math.nan) / count
+def commits(table: dict[str, Any]) -> str:
+    """Which code made the figures."""
+    return f"commit{'s' * (len(table['commits']) > 1)} {', '.join(table['commits'])}"
+
+
+def diagnosis(path: Path, table: dict[str, Any]) -> str:
+    """What people found out about a table, kept beside it. Its first line names the commits of the figures that it was
+    written for; where others have come since, that is said."""
+    if not path.exists():
+        return ""
+    about, _, text = path.read_text(encoding="utf-8").partition("\n")
+    now = commits(table)
+    return text if about.strip() == now else f"(Written for earlier figures, of {about.strip()}.)\n\n{text.strip()}"
 
 
 def _known(row: dict[str, Any], measure: str) -> bool:
-    return row["values"][measure]["mean"] == row["values"][measure]["mean"]
+    return row["values"][measure]["mean"] is not None
 
 
 def cell(value: dict[str, Any], measure: str, base: bool) -> str:
     """Mean and spread, and the difference to the base row."""
-    if value["mean"] != value["mean"]:
+    if value["mean"] is None:
         return "-"
     scale, digits = SCALE.get(measure, 1), DIGITS.get(measure, 2)
 
-    def pair(mean: float, spread: float, sign: str = "") -> str:
+    def pair(mean: float, spread: float | None, sign: str = "") -> str:
         text = f"{mean * scale:{sign}.{digits}f}"
-        return text if spread != spread else f"{text} ± {spread * scale:.{digits}f}"
+        return text if spread is None else f"{text} ± {spread * scale:.{digits}f}"
 
     text = pair(value["mean"], value["spread"])
     return text if base else f"{text}<br>{pair(value['difference'], value['difference spread'], '+')}"
@@ -171,19 +173,27 @@ def losses(table: dict[str, Any]) -> list[str]:
 
 
 def gains(table: dict[str, Any]) -> list[str]:
-    """Rows that beat the base row by more than the spread of the difference, and take no longer."""
-    allowed = seconds_a_frame(table, table["rows"][table["base"]]) * SAME_TIME
-    found = []
+    """Rows that beat the base row by more than the spread of the difference over clips, in no more time (but for the
+    spread of that). Fewer than five clips say nothing."""
+    if len(table["clips"]) < ENOUGH:
+        return []
+    base, found = table["rows"][table["base"]]["seconds a frame"], []
     for label, row in table["rows"].items():
         better = [
             UNITS[measure]
             for measure in table["measures"]
-            if row["values"][measure]["difference"] * (-1 if measure in BETTER_LOW else 1)
+            if _known(row, measure)
+            and row["values"][measure]["difference"] * (-1 if measure in BETTER_LOW else 1)
             > row["values"][measure]["difference spread"]
         ]
-        if better and seconds_a_frame(table, row) <= allowed:
+        slower = [mine - its for mine, its in zip(row["seconds a frame"], base, strict=True)]
+        if better and _mean(slower) <= spread(slower):
             found.append(f"- {label}: {', '.join(better)}")
     return ["Better by more than the spread of the difference, in no more time:\n", *found, ""] if found else []
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
 
 
 def table_text(table: dict[str, Any]) -> str:
@@ -194,7 +204,9 @@ def table_text(table: dict[str, Any]) -> str:
     ]
     lines.append(f"{'':42s}" + "".join(f"{name:>16s}" for name in shown))
     for label, row in table["rows"].items():
-        values = [row["values"][name]["mean"] * SCALE.get(name, 1) for name in shown]
-        digits = [DIGITS.get(name, 2) for name in shown]
-        lines.append(f"{label:42s}" + "".join(f"{v:16.{d}f}" for v, d in zip(values, digits, strict=True)))
+        cells = [
+            f"{row['values'][name]['mean'] * SCALE.get(name, 1):.{DIGITS.get(name, 2)}f}" if _known(row, name) else "-"
+            for name in shown
+        ]
+        lines.append(f"{label:42s}" + "".join(f"{cell:>16s}" for cell in cells))
     return "\n".join(lines)

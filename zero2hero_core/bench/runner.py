@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,7 +25,8 @@ from safetensors.torch import load_file
 from ..tensor_file import write_tensors
 from .clips import Clip, clip_at
 from .measures import measure
-from .methods import METHODS, Made, Spec, Tools, run_method
+from .methods import Spec, Tools, needed, run_method
+from .revision import revision
 
 VERSION = 2  # of what is kept: another one is computed again
 
@@ -69,10 +71,15 @@ class Bench:
         }
 
     def run(self, work: Work) -> dict[str, Any]:
-        """Figures of a piece of work: {"key", "values": measure -> frame -> value, "seconds", "extra"}."""
-        clip = clip_at(work.task)
-        frames = list(range(len(clip.frames)) if work.frames is None else work.frames)
+        """What a piece of work gave: {"key", "name", "anchor", "values": measure -> frame -> value, "seconds", "curve",
+        "commit"}."""
+        clip, frames = _of(work)
         return self._run(clip, work.spec, frames)[0]
+
+    def known(self, work: Work) -> bool:
+        """Whether it has been done."""
+        clip, frames = _of(work)
+        return all(path.exists() for path in self._places(self.key(clip, work.spec, frames)))
 
     def pictures(self, clip: Clip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
         """Pictures (N, 3, H, W) of a method, made if they are not there."""
@@ -81,29 +88,34 @@ class Bench:
         self._elsewhere += time.process_time() - begun
         return load_file(path)["pictures"].float() / 255
 
+    def _places(self, key: dict[str, Any]) -> tuple[Path, Path]:
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
+        return self.folder / "runs" / f"{name}.json", self.folder / "pictures" / f"{name}.safetensors"
+
     def _run(self, clip: Clip, spec: Spec, frames: list[int]) -> tuple[dict[str, Any], Path]:
         key = self.key(clip, spec, frames)
-        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
-        path, pictures = self.folder / "runs" / f"{name}.json", self.folder / "pictures" / f"{name}.safetensors"
+        path, pictures = self._places(key)
         if path.exists() and pictures.exists():
             return json.loads(path.read_text(encoding="utf-8")), pictures
         self.tools.warm(spec)
         begun, before = time.process_time(), self._elsewhere
         made = run_method(self.tools, clip, spec, frames)
-        spent = time.process_time() - begun - (self._elsewhere - before)
+        spent = time.process_time() - begun - (self._elsewhere - before) - made.measuring
         self._elsewhere = before
-        seconds = made.seconds | {"total": spent}
-        found = {"key": key, "name": clip.name, "values": measure(clip, made.pictures, frames), "seconds": seconds}
-        self._keep(path, pictures, found | {"extra": made.extra}, made)
-        return json.loads(path.read_text(encoding="utf-8")), pictures
-
-    def _keep(self, path: Path, pictures: Path, found: dict[str, Any], made: Made) -> None:
         for place in (path, pictures):
             place.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(pictures, {"pictures": (made.pictures * 255).round().clamp(0, 255).to(torch.uint8)}, {})
-        part = path.with_suffix(f".{multiprocessing.current_process().pid}.part")
-        part.write_text(json.dumps(found), encoding="utf-8")
+        found = {"key": key, "name": clip.name, "anchor": clip.anchor, "commit": revision()}
+        found |= {"values": measure(clip, made.pictures, frames), "seconds": made.seconds | {"total": spent}}
+        part = path.with_suffix(f".{os.getpid()}.part")
+        part.write_text(json.dumps(found | {"curve": made.curve}), encoding="utf-8")  # infinities stay what they are
         part.replace(path)
+        return json.loads(path.read_text(encoding="utf-8")), pictures
+
+
+def _of(work: Work) -> tuple[Clip, list[int]]:
+    clip = clip_at(work.task)
+    return clip, list(range(len(clip.frames)) if work.frames is None else work.frames)
 
 
 @cache
@@ -116,22 +128,35 @@ def _job(folder: Path, work: Work) -> dict[str, Any]:
     return _bench(folder).run(work)
 
 
+def prerequisites(folder: Path, wanted: Iterable[Work]) -> list[Work]:
+    """What work that is still to do needs of other methods, each once."""
+    bench, found = Bench(folder), {}
+    for work in wanted:
+        clip, frames = _of(work)
+        others = needed(clip, work.spec, frames)
+        for spec, shown in () if others and bench.known(work) else others.values():
+            found[json.dumps(bench.key(clip, spec, shown), sort_keys=True)] = Work(work.task, spec, tuple(shown))
+    return list(found.values())
+
+
 def run_all(
     folder: Path, wanted: Iterable[Work], jobs: int, progress: Callable[[], object] = lambda: None
 ) -> list[dict[str, Any]]:
     """Do all work, `jobs` pieces at a time, each on one CPU thread; results in the order of `wanted`.
 
-    Trainings come last, for they read what Zero-Stage made.
+    What others need comes first, so that no two of them make it at once. An error ends everything.
     """
     wanted = list(wanted)
-    order = list(METHODS)
-    found: dict[int, dict[str, Any]] = {}
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        for trained in (False, True):
-            places = [i for i, work in enumerate(wanted) if (work.spec.method == order[-1]) is trained]
-            running = {pool.submit(_job, folder, wanted[place]): place for place in places}
-            for done in as_completed(running):
-                found[running[done]] = done.result()
-                progress()
+    pool = ProcessPoolExecutor(jobs, mp_context=context)
+    try:
+        for done in as_completed([pool.submit(_job, folder, work) for work in prerequisites(folder, wanted)]):
+            done.result()
+        running = {pool.submit(_job, folder, work): place for place, work in enumerate(wanted)}
+        found: dict[int, dict[str, Any]] = {}
+        for done in as_completed(running):
+            found[running[done]] = done.result()
+            progress()
+    finally:
+        pool.shutdown(cancel_futures=True)
     return [found[place] for place in range(len(wanted))]

@@ -9,13 +9,12 @@ from typing import Any
 Runs = list[list[dict[str, Any]]]  # one clip after the other, one seed after the other
 
 
-def clip_means(runs: Runs, measure: str, anchor: int) -> list[list[float]]:
+def clip_means(runs: Runs, measure: str) -> list[list[float]]:
     """The mean of a measure over frames other than the anchor, for each clip and seed; nan where it was not taken."""
 
     def mean(run: dict[str, Any]) -> float:
-        values = [
-            value for frame, value in run["values"].get(measure, {}).items() if int(frame) != anchor and value == value
-        ]
+        known = run["values"].get(measure, {}).items()
+        values = [value for frame, value in known if int(frame) != run["anchor"] and value == value]
         return sum(values) / len(values) if values else math.nan
 
     return [[mean(run) for run in clip] for clip in runs]
@@ -29,11 +28,11 @@ def spread(values: Sequence[float]) -> float:
     return math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def summary(runs: Runs, base: Runs, measures: Sequence[str], anchor: int = 0) -> dict[str, Any]:
+def summary(runs: Runs, base: Runs, measures: Sequence[str]) -> dict[str, Any]:
     """For each measure: mean, spread over clips, over seeds, and the difference to the base row clip by clip."""
     found: dict[str, Any] = {}
     for measure in measures:
-        values, others = clip_means(runs, measure, anchor), clip_means(base, measure, anchor)
+        values, others = clip_means(runs, measure), clip_means(base, measure)
         by_clip = [sum(row) / len(row) for row in values]
         by_base = [sum(row) / len(row) for row in others]
         by_seed = [sum(row) / len(row) for row in zip(*values, strict=True)]

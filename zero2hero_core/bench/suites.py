@@ -5,22 +5,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from ..checks import InputError
 from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
-TEST, VALIDATION = "color-edit-test-", "color-edit-validation-"
+TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", "grey-", "general-edit-test-"
+RENDERED = {TEST: ("rendered",), VALIDATION: ("rendered", "--split", "validation"), GENERAL: ("general",)}
+OWN, OWN_TASK = "own-clips", "own"  # the table of somebody's footage, and how its tasks' names begin
+OWN_FRAMES = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
 
 
 @dataclass(frozen=True)
 class Table:
     """One question. rows: label -> method; base: the row that others are compared with; tasks: how their names begin;
-    clips: how many of them; frames: to measure, all when None; seeds: repeats of what is drawn."""
+    clips: how many of them; videos: somebody's clips to make them of; frames: to measure, all when None; seeds: repeats
+    of what is drawn."""
 
     name: str
     title: str
@@ -29,6 +35,7 @@ class Table:
     base: str
     tasks: str = VALIDATION  # settings are chosen on other clips than methods are compared on
     clips: int = 1
+    videos: tuple[str, ...] = ()
     frames: tuple[int, ...] | None = None
     seeds: int = 1
     measures: tuple[str, ...] = QUALITY
@@ -36,11 +43,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Suite:
-    """tasks: command lines of `zero2hero dataset`, without --out; tables: what is measured on them."""
+    """tables: what is measured; scenes: further words for the commands that render their clips."""
 
     name: str
-    tasks: tuple[tuple[str, ...], ...]
     tables: tuple[Table, ...]
+    scenes: tuple[str, ...] = ()
 
 
 METHOD_ROWS: dict[str, Spec] = {
@@ -54,7 +61,6 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
-OWN, OWN_TASK = "own-clips", "own"  # the table of somebody's footage, and how its tasks' names begin
 OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Zero-Stage", "Hero-Stage")
 
 
@@ -173,53 +179,61 @@ def _methods(clips: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
     steady = "How steady is the result where pattern and style change? Truth on the anchor only."
     shown = QUALITY + TEMPORAL
     return (
-        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, None, seeds, shown),
-        Table("colorization", "Colorization", ask, rows, base, "grey-", colour, None, seeds, shown),
-        Table("general-edit", "General-Edit", steady, rows, base, "general-edit-", general, None, seeds, TEMPORAL),
+        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, (), None, seeds, shown),
+        Table("colorization", "Colorization", ask, rows, base, GREY, colour, (), None, seeds, shown),
+        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, (), None, seeds, TEMPORAL),
     )
 
 
-def own_clips(names: Sequence[str]) -> tuple[tuple[tuple[str, ...], ...], Table]:
-    """Grey and back to colour on real footage, for which the tiny models were not made: tasks and table.
+def own_task(video: str) -> str:
+    """Name of the task that is made of somebody's clip."""
+    return f"{OWN_TASK}-" + (re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(video).stem).strip("-.") or "clip")
 
-    names: videos; sixteen frames of each, every fifth.
+
+def own_clips(videos: Sequence[str]) -> Table:
+    """Grey and back to colour on real footage, for which the tiny models were not made.
+
+    Raises: InputError when two videos would have one name.
     """
-    cut = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
-    tasks = tuple(("colorize", "--video", name, "--name", f"{OWN_TASK}-{Path(name).stem}", *cut) for name in names)
+    names = [own_task(video) for video in videos]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            twice = videos[names.index(name)]
+            raise InputError(f"--own-clips: expected different names, got {twice} and {videos[place]}; rename one.")
     rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
-    shown = QUALITY + TEMPORAL
-    return tasks, Table(
-        OWN, "Grey to colour, real clips", ask, rows, "Hero-Stage", f"{OWN_TASK}-", len(names), None, 1, shown
-    )
+    title, shown = "Grey to colour, real clips", QUALITY + TEMPORAL
+    return Table(OWN, title, ask, rows, "Hero-Stage", f"{OWN_TASK}-", len(videos), tuple(videos), None, 1, shown)
+
+
+def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path) -> list[list[str]]:
+    """Words of `zero2hero dataset`, without --out, that make what tables need in the folder `tasks`."""
+    counts: dict[str, int] = {}
+    for table in tables:
+        counts[table.tasks] = max(table.clips, counts.get(table.tasks, 0))
+    if GREY in counts:  # they are made of the test clips
+        counts[TEST] = max(counts[GREY], counts.get(TEST, 0))
+    commands = [
+        [*words, "--clips", str(counts[name]), *suite.scenes] for name, words in RENDERED.items() if name in counts
+    ]
+    for index in range(counts.get(GREY, 0)):
+        video = str(tasks / f"{TEST}{index:04d}" / "content")
+        commands.append(["colorize", "--video", video, "--name", f"{GREY}{index:04d}"])
+    videos = [video for table in tables for video in table.videos]
+    return commands + [["colorize", "--video", video, "--name", own_task(video), *OWN_FRAMES] for video in videos]
 
 
 def _with(tables: Sequence[Table], clips: int, frames: tuple[int, ...] | None, seeds: int) -> tuple[Table, ...]:
     return tuple(replace(table, clips=clips, frames=frames, seeds=seeds) for table in tables)
 
 
-def _tasks(edits: int, chosen: int, greys: Sequence[int], generals: int) -> tuple[tuple[str, ...], ...]:
-    scenes: tuple[tuple[str, ...], ...] = (
-        ("rendered", "--clips", str(edits)),
-        ("rendered", "--clips", str(chosen), "--split", "validation"),
-        ("general", "--clips", str(generals)),
-    )
-    grey = tuple(
-        ("colorize", "--video", f"{{tasks}}/color-edit-test-{index:04d}/content", "--name", f"grey-{index:04d}")
-        for index in greys
-    )
-    return scenes + grey
-
-
 SUITES = {
     "small": Suite(
         "small",
-        _tasks(2, 2, (0,), 1),
         _methods((2, 1, 1), 1) + _with(_ABLATIONS, 2, FEW, 1) + _with(_trainings(TRAINING), 1, None, 1),
     ),
     "full": Suite(
         "full",
-        _tasks(5, 20, (0, 1, 2, 3, 4), 5),
         _methods((5, 5, 5), 3) + _with(_ABLATIONS, 20, FEW, 1) + _with(_trainings(LONG_TRAINING), 5, None, 3),
     ),
 }
