@@ -1,10 +1,11 @@
-"""Optical-flow propagation of the reference, a baseline that needs no model: every frame gets the reference, moved
-along the flow from that frame to the anchor.
+"""Optical-flow propagation of the reference, a baseline: every frame gets the reference, moved along the flow from that
+frame to the anchor.
 
-The flow is OpenCV's dense inverse search (DIS; Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV
-2016, arXiv 1603.03590) with its preset MEDIUM: patches of 8 pixels at a stride of 3, 25 descent steps, and 5 rounds of
-variational refinement on every level from the coarsest down to half resolution. It needs the package
-opencv-python-headless (the extra `bench`), compares brightness only, and runs on the CPU.
+The flow is any function (source, target) -> flow; `flow_raft.py` has RAFT. The one taken by default needs no model:
+OpenCV's dense inverse search (DIS; Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, arXiv
+1603.03590) with its preset MEDIUM: patches of 8 pixels at a stride of 3, 25 descent steps, and 5 rounds of variational
+refinement on every level from the coarsest down to half resolution. It needs the package opencv-python-headless (the
+extra `bench`), compares brightness only, and runs on the CPU.
 
 Pixel (x, y) has index x to the right and y down, and its centre lies on the index. A flow (H, W, 2) holds (dx, dy) in
 pixels: what frame `source` shows at (x, y), frame `target` shows at (x + dx, y + dy). Between pixels all reading is
@@ -15,7 +16,7 @@ anchor does not, the result is whatever the flow points at.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,8 @@ from .checks import InputError, ShapeError, check_images, check_index, check_sha
 
 if TYPE_CHECKING:
     from .video import FrameSource
+
+FlowFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # (source, target) -> (H, W, 2)
 
 SMALLEST_SIDE = 16  # below about 12 pixels DIS has no level to start from
 _LUMA = (0.299, 0.587, 0.114)
@@ -39,11 +42,23 @@ def dis_flow(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     Raises: ShapeError; InputError when a picture is too small or not finite, or OpenCV is missing.
     """
     cv2 = _opencv()
+    check_flow_pair(source, target)
+    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # it keeps buffers: a new one for every pair
+    return torch.from_numpy(method.calc(_luma(source), _luma(target), None))
+
+
+def check_flow_pair(source: torch.Tensor, target: torch.Tensor) -> None:
+    """Raise what the pictures of a flow function call for.
+
+    Args: source, target: expected (3, H, W) of one size, at least 16 x 16, floating point, finite.
+    Raises: ShapeError; InputError when a picture is too small or not finite.
+    """
     _check_picture("source", source)
     check_shape("target", target, source.shape)
     _check_picture("target", target)
-    method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)  # it keeps buffers: a new one for every pair
-    return torch.from_numpy(method.calc(_luma("source", source), _luma("target", target), None))
+    for name, picture in (("source", source), ("target", target)):
+        if not bool(torch.isfinite(picture).all()):
+            raise InputError(f"{name}: expected finite values in [0, 1], got NaN or infinity.")
 
 
 def warp_backward(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
@@ -83,7 +98,12 @@ def chain_flows(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 
 def propagate_frames(
-    frames: FrameSource | torch.Tensor, reference: torch.Tensor, anchor: int, *, chained: bool
+    frames: FrameSource | torch.Tensor,
+    reference: torch.Tensor,
+    anchor: int,
+    *,
+    chained: bool,
+    flow: FlowFunction = dis_flow,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     """Yield (index, the reference moved to frame `index`), the anchor first, then outward: up to the last frame, then
     down to frame 0. From one frame to the next only the anchor, the neighbour and one flow are kept.
@@ -93,7 +113,8 @@ def propagate_frames(
     check_index("anchor", anchor, len(frames))
     if isinstance(frames, torch.Tensor):
         check_images("frames", frames)
-    _opencv()
+    if flow is dis_flow:
+        _opencv()
     _check_picture("reference", reference)
     anchor_frame = frames[anchor]
     if anchor_frame.shape != reference.shape:
@@ -102,12 +123,17 @@ def propagate_frames(
             "resize it first."
         )
     sides = (range(anchor + 1, len(frames)), range(anchor - 1, -1, -1))
-    moved = (_one_side(frames, reference, anchor_frame, side, chained) for side in sides)
+    moved = (_one_side(frames, reference, anchor_frame, side, chained, flow) for side in sides)
     return itertools.chain([(anchor, reference.clone())], *moved)
 
 
 def propagate_reference(
-    frames: FrameSource | torch.Tensor, reference: torch.Tensor, anchor: int, *, chained: bool
+    frames: FrameSource | torch.Tensor,
+    reference: torch.Tensor,
+    anchor: int,
+    *,
+    chained: bool,
+    flow: FlowFunction = dis_flow,
 ) -> torch.Tensor:
     """Every frame as the reference, moved along the flow from the frame to the anchor; the anchor gets the reference
     itself.
@@ -119,11 +145,13 @@ def propagate_reference(
         chained: False takes the flow between the frame and the anchor; True adds up the flows between neighbouring
             frames, outward from the anchor on both sides, which follows motion that is too large to be found at once
             but gathers small errors.
+        flow: (source, target) -> (H, W, 2), (dx, dy) in pixels; `dis_flow`, or what `flow_raft.load_raft` gives.
     Returns: (N, 3, H, W), type and device of `reference`. Nothing else grows with N; `propagate_frames` gives the same
     one by one.
-    Raises: ShapeError; InputError when the anchor is outside the clip, frames are too small, or OpenCV is missing.
+    Raises: ShapeError; InputError when the anchor is outside the clip, frames are too small, or OpenCV is missing,
+    which only `dis_flow` needs; and the flow's own.
     """
-    pictures = propagate_frames(frames, reference, anchor, chained=chained)
+    pictures = propagate_frames(frames, reference, anchor, chained=chained, flow=flow)
     result = reference.new_empty((len(frames), *reference.shape))
     for index, picture in pictures:
         result[index] = picture
@@ -136,11 +164,12 @@ def _one_side(
     anchor_frame: torch.Tensor,
     indices: Iterable[int],
     chained: bool,
+    flow: FlowFunction,
 ) -> Iterator[tuple[int, torch.Tensor]]:
     previous, total = anchor_frame, None
     for index in indices:
         frame = frames[index]
-        step = dis_flow(frame, previous if chained else anchor_frame)
+        step = flow(frame, previous if chained else anchor_frame)
         total = chain_flows(step, total) if chained and total is not None else step
         previous = frame
         yield index, warp_backward(reference, total)
@@ -166,10 +195,7 @@ def _check_picture(name: str, picture: torch.Tensor) -> None:
         )
 
 
-def _luma(name: str, picture: torch.Tensor) -> Any:
+def _luma(picture: torch.Tensor) -> Any:
     """(3, H, W) -> array (H, W) uint8."""
-    picture = picture.detach().to("cpu", torch.float32)
-    if not bool(torch.isfinite(picture).all()):
-        raise InputError(f"{name}: expected finite values in [0, 1], got NaN or infinity.")
-    grey = torch.einsum("chw,c->hw", picture.clamp(0, 1), torch.tensor(_LUMA))
+    grey = torch.einsum("chw,c->hw", picture.detach().to("cpu", torch.float32).clamp(0, 1), torch.tensor(_LUMA))
     return grey.mul(255).round().to(torch.uint8).contiguous().numpy()

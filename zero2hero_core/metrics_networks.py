@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,11 @@ import torch
 import torch.nn.functional as F
 
 from .checks import InputError, Zero2HeroError, check_images
+from .weight_files import Weights, find_weights, hub_file, read_weights
 
 ALEXNET_URL = "https://download.pytorch.org/models/alexnet-owt-7be5be79.pth"
 DINO_URL = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
 AMT_URL = "https://huggingface.co/lalala125/AMT/resolve/main/amt-s.pth"
-
-Weights = Mapping[str, torch.Tensor]
 
 _CONVOLUTIONS = ((0, 4, 2, False), (3, 1, 2, True), (6, 1, 1, True), (8, 1, 1, False), (10, 1, 1, False))
 _LPIPS_SHIFT, _LPIPS_SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
@@ -85,7 +84,7 @@ def load_lpips(
     place = Path(linear) if linear is not None else _installed_linear()
     if place is None:
         raise InputError("LPIPS needs the weights of its channels: pip install lpips, or pass its alex.pth as linear.")
-    return AlexNetLpips(state, _read("linear", place), device)
+    return AlexNetLpips(state, read_weights("linear", place), device)
 
 
 class DinoFeatures:
@@ -233,37 +232,21 @@ def _amt_network(code: Path) -> torch.nn.Module:
 
 
 def _weights(name: str, given: str | Path | None, url: str, fetch: bool, need: str) -> Weights:
-    if given is not None:
-        return _read(name, Path(given))
-    place = Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
-    if not place.is_file():
-        if not fetch:
-            raise InputError(
-                f"{need}, and they are not here: pass the file {place.name} as {name}, or fetch=True to download it "
-                f"from {url} to {place.parent}. Nothing is downloaded unasked."
-            )
-        place.parent.mkdir(parents=True, exist_ok=True)
-        digest = place.stem.rsplit("-", 1)[-1] if url == ALEXNET_URL else None  # torchvision's names end in it
-        try:
-            torch.hub.download_url_to_file(url, str(place), digest, progress=False)
-        except (OSError, RuntimeError) as error:
-            raise Zero2HeroError(
-                f"{need}; they could not be fetched from {url}: {error}. Download the file elsewhere and pass it as "
-                f"{name}."
-            ) from error
-    return _read(name, place)
+    if fetch and given is None and not hub_file(url).is_file():
+        _download(name, url, need)
+    return find_weights(name, given, url, need, offer="fetch=True to download it")
 
 
-def _read(name: str, file: Path) -> Weights:
-    if not file.is_file():
-        raise InputError(f"{name}: expected a file of weights, found none at {file}.")
+def _download(name: str, url: str, need: str) -> None:
+    place = hub_file(url)
+    place.parent.mkdir(parents=True, exist_ok=True)
+    digest = place.stem.rsplit("-", 1)[-1] if url == ALEXNET_URL else None  # torchvision's names end in it
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for damaged files
-        raise InputError(f"{name}: {file} cannot be read as torch weights: {error}") from error
-    if not isinstance(state, Mapping):
-        raise InputError(f"{name}: expected named weights, got {type(state).__name__} in {file}.")
-    return state
+        torch.hub.download_url_to_file(url, str(place), digest, progress=False)
+    except (OSError, RuntimeError) as error:
+        raise Zero2HeroError(
+            f"{need}; they could not be fetched from {url}: {error}. Download the file elsewhere and pass it as {name}."
+        ) from error
 
 
 def _installed_linear() -> Path | None:

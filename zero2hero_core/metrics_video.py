@@ -8,17 +8,14 @@ function of two pictures (3, H, W) can be passed. Values of two flow methods are
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
 from .checks import InputError, ShapeError, check_shape
-from .flow_propagation import dis_flow, warp_backward
+from .flow_propagation import FlowFunction, dis_flow, warp_backward
 from .metrics_ssim import check_pair, weighted_mean
-
-FlowFunction = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)

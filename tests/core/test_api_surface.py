@@ -112,7 +112,16 @@ SURFACE = {
     "hero_training_latents": {"encode_clip"},
     "tensor_file": {"write_tensors"},
     "zero_stage_matches": {"narrow_matches", "weak_share"},
-    "flow_propagation": {"chain_flows", "dis_flow", "propagate_frames", "propagate_reference", "warp_backward"},
+    "flow_propagation": {
+        "chain_flows",
+        "check_flow_pair",
+        "dis_flow",
+        "propagate_frames",
+        "propagate_reference",
+        "warp_backward",
+    },
+    "flow_raft": {"load_raft"},
+    "weight_files": {"find_weights", "hub_file", "read_weights"},
     "hero_memory": {
         "MemoryEstimate",
         "Pass",

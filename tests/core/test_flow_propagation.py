@@ -164,6 +164,26 @@ def test_a_clip_of_one_frame_is_the_reference_and_not_the_same_memory() -> None:
     assert float(reference.max()) > 0.5
 
 
+@pytest.mark.parametrize("chained", [False, True])
+def test_another_flow_is_asked_from_each_frame_to_the_anchor_or_its_neighbour(
+    chained: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "cv2", None)  # only DIS needs OpenCV
+    clip = torch.stack([torch.full((3, 20, 24), 0.1 * index) for index in range(4)])
+    asked: list[tuple[int, int]] = []
+
+    def one_to_the_right(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        asked.append((round(10 * float(source.max())), round(10 * float(target.max()))))
+        return torch.tensor([1.0, 0.0]).expand(20, 24, 2)
+
+    reference = (torch.arange(24.0) / 24).expand(3, 20, 24)
+    moved = propagate_reference(clip, reference, 1, chained=chained, flow=one_to_the_right)
+    assert asked == ([(2, 1), (3, 2), (0, 1)] if chained else [(2, 1), (3, 1), (0, 1)])
+    for index, steps in enumerate((1, 0, 1, 2 if chained else 1)):
+        wanted = (torch.arange(24) + steps).clamp(max=23) / 24
+        assert torch.allclose(moved[index], wanted.expand(3, 20, 24), atol=1e-6)
+
+
 def test_wrong_input_is_explained() -> None:
     clip = torch.rand(2, 3, 20, 24, generator=torch.Generator().manual_seed(0))
     with pytest.raises(InputError, match=r"anchor: expected 0 to 1 .* got 2"):

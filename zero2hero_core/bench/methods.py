@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ import torch
 from ..backbones.dit import DiTBackbone
 from ..backbones.unet import UNetBackbone
 from ..checks import InputError
-from ..flow_propagation import propagate_reference
+from ..flow_propagation import FlowFunction, dis_flow, propagate_reference
+from ..flow_raft import load_raft
 from ..hero_stage import HeroStage, RestoreSettings
 from ..hero_training import HeroSettings, HeroTrainer
 from ..hero_training_latents import encode_clip
@@ -90,12 +91,40 @@ class Tools:
 
         return load_tiny_dit()
 
+    @cached_property
+    def raft(self) -> FlowFunction:
+        """RAFT on the CPU."""
+        return load_raft()
+
+    def flow(self, spec: Spec) -> FlowFunction:
+        """The optical flow of a method. Raises: InputError for one that is not known."""
+        name = spec.options.get("flow", "dis")
+        if name not in ("dis", "raft"):
+            raise InputError(f"flow: expected dis or raft, got {name!r}.")
+        return self.raft if name == "raft" else dis_flow
+
     def warm(self, spec: Spec) -> None:
         """Load what a method needs, so that its time is its own."""
         if spec.method == "hero":
             _ = self.hero
-        elif spec.method not in ("identity", "flow"):
+        elif spec.method == "flow":
+            self.flow(spec)
+        elif spec.method != "identity":
             _ = self.zero
+
+
+@cache  # one answer from the first run to the page
+def _missing_raft() -> str:
+    try:
+        load_raft()
+    except InputError as error:
+        return " ".join(str(error).split())
+    return ""
+
+
+def unavailable(spec: Spec) -> str:
+    """Why this machine cannot run a method, in one line; empty where it can."""
+    return _missing_raft() if spec.options.get("flow") == "raft" else ""
 
 
 def identity(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
@@ -111,8 +140,10 @@ def by_pixel_swap(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -
 
 
 def by_flow(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
-    """The reference moved along DIS flow; chained from frame to frame or direct, whichever is nearer to the truth."""
-    moved = [propagate_reference(clip.frames, clip.reference, clip.anchor, chained=both) for both in (False, True)]
+    """The reference moved along a flow; chained from frame to frame or direct, whichever is nearer to the truth. Option
+    flow: "dis" or "raft"."""
+    given, flow = (clip.frames, clip.reference, clip.anchor), tools.flow(spec)
+    moved = [propagate_reference(*given, chained=both, flow=flow) for both in (False, True)]
     if clip.measured:
         truth = clip.truths(clip.measured)
         moved.sort(key=lambda pictures: -float(psnr(pictures[clip.measured], truth).mean()))

@@ -10,6 +10,7 @@ from typing import Any
 from ..checks import InputError
 from ..dataset import find_tasks
 from ..json_file import finite
+from .methods import unavailable
 from .runner import Work
 from .statistics import Runs, summary
 from .suites import Table, own_task
@@ -18,7 +19,10 @@ Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
 
 
 def plan(table: Table, tasks: Path) -> Plan:
-    """The runs that a table needs. Raises: InputError when there are too few tasks of that name."""
+    """The runs that a table needs, without rows that this machine cannot run.
+
+    Raises: InputError when there are too few tasks of that name.
+    """
     if table.videos:
         folders = [tasks / own_task(video) for video in table.videos]
     else:
@@ -31,6 +35,7 @@ def plan(table: Table, tasks: Path) -> Plan:
             for folder in folders[: table.clips]
         ]
         for label, spec in table.rows.items()
+        if not unavailable(spec)
     }
 
 
@@ -72,6 +77,7 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[s
             }
             for label, clips in runs.items()
         },
+        "not measured": {label: unavailable(spec) for label, spec in table.rows.items() if label not in rows},
     }
     return finite(made)
 

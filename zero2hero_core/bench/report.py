@@ -96,6 +96,7 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
         f"{facts}; {commits(table)}. One row (all of them without `--rows`):\n",
         f'    {command} --rows "{some_row}"\n',
         markdown(table),
+        *(f"{label} was not measured: {reason}\n" for label, reason in table.get("not measured", {}).items()),
         *losses(table),
         *gains(table),
         *([f"{why.strip()}\n"] if why else []),
@@ -209,4 +210,5 @@ def table_text(table: dict[str, Any]) -> str:
             for name in shown
         ]
         lines.append(f"{label:42s}" + "".join(f"{cell:>16s}" for cell in cells))
+    lines += [f"{label:42s} not measured: {reason}" for label, reason in table.get("not measured", {}).items()]
     return "\n".join(lines)

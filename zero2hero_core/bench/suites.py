@@ -54,6 +54,7 @@ METHOD_ROWS: dict[str, Spec] = {
     "Original": Spec("identity"),
     "Pixel swap": Spec("pixel swap"),
     "Optical flow (DIS)": Spec("flow"),
+    "Optical flow (RAFT)": Spec("flow", {"flow": "raft"}),
     "Cross-image attention": Spec("cross-image"),
     "Zero-Stage": Spec("zero"),
     "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
@@ -61,7 +62,7 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
-OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Zero-Stage", "Hero-Stage")
+OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Zero-Stage", "Hero-Stage")
 
 
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
