@@ -47,6 +47,11 @@ def add_parser(subparsers: Any) -> None:
         metavar="V",
         help="videos to turn grey and back to colour, as a further table; their pictures stay in --work",
     )
+    quality.add_argument(
+        "--blender",
+        metavar="PYTHON",
+        help="a Python that has bpy, Blender as a module: objects that it renders, as a further table",
+    )
     quality.add_argument("--tables", nargs="+", metavar="T", help="some of the tables (default: all)")
     quality.add_argument("--clips", type=whole(1), metavar="N", help="at most so many clips a table (default: all)")
     quality.add_argument("--seeds", type=whole(1), metavar="N", help="at most so many seeds (default: all)")
@@ -65,15 +70,18 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     from .bench.report import table_text, write_results
     from .bench.runner import run_all
     from .bench.shots import draw_shots
-    from .bench.suites import OWN, SUITES, own_clips, task_commands
+    from .bench.suites import SUITES
+    from .bench.tasks import OWN, blender_clips, own_clips, task_commands
 
     started = time.perf_counter()
     cli_shared.output_folder(args.out, True, ())
     suite = SUITES[args.suite]
     if args.own_clips:
         suite = replace(suite, tables=(*suite.tables, own_clips(args.own_clips)))
+    if args.blender:
+        suite = replace(suite, tables=(*suite.tables, blender_clips(suite)))
     tables = _chosen(suite, args)
-    _make_tasks(task_commands(suite, tables, args.work / "tasks"), args.work / "tasks")
+    _make_tasks(task_commands(suite, tables, args.work / "tasks", args.blender), args.work / "tasks")
     plans = {table.name: plan(table, args.work / "tasks") for table in tables}
     work = unique(plans)
     with cli_shared.progress(args) as bar:

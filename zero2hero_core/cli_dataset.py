@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -218,7 +217,7 @@ def _clip_info(
 ) -> TaskInfo:
     """What the task of a user's clip is; `truth_frames` None means the anchor only."""
     from .cli_inputs import fingerprint
-    from .dataset_info import TaskInfo
+    from .dataset_info import TaskInfo, clip_name
 
     indices = [frames.index_of(place) for place in range(len(frames))]
     anchor = indices[0] if args.anchor is None else args.anchor
@@ -237,7 +236,7 @@ def _clip_info(
     }
     return TaskInfo(
         kind=kind,
-        name=args.name or re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(args.video).stem).strip("-.") or "clip",
+        name=args.name or clip_name(args.video),
         appearance=appearance,
         anchor=place,
         frames=len(frames),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from .checks import InputError
@@ -117,3 +118,8 @@ def check_name(what: str, name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}", name):
         raise InputError(f"{what}: expected up to 100 letters, digits, - _ and . (no space), got {name!r}.")
     return name
+
+
+def clip_name(video: str) -> str:
+    """A task's name from the file name of a video."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(video).stem).strip("-.") or "clip"

@@ -34,7 +34,7 @@ SURFACE = {
         "reference_name",
     },
     "dataset_correspondence": {"FrameCorrespondence", "load_frame_correspondence", "save_frame_correspondence"},
-    "dataset_info": {"TaskInfo", "check_name"},
+    "dataset_info": {"TaskInfo", "check_name", "clip_name"},
     "dataset_tasks": {"TwoLooks", "grey", "write_colorization", "write_general", "write_rendered"},
     "dataset_writer": {"TaskWriter", "check_free", "is_made", "write_index"},
     "checks": {

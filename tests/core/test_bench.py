@@ -11,6 +11,7 @@ import torch
 
 from zero2hero_core import cli
 from zero2hero_core.bench import report, runner, suites
+from zero2hero_core.bench import tasks as bench_tasks
 from zero2hero_core.bench.clips import clip_at
 from zero2hero_core.bench.measures import measure
 from zero2hero_core.bench.methods import METHODS, Spec, Tools, run_method
@@ -19,6 +20,7 @@ from zero2hero_core.bench.runner import Bench, Work
 from zero2hero_core.bench.statistics import spread, summary
 from zero2hero_core.bench.suites import SUITES, Suite, Table
 from zero2hero_core.checks import InputError
+from zero2hero_core.cli_dataset import OBJECTS
 from zero2hero_core.json_file import finite
 from zero2hero_core.tiny.model import RECOMMENDED
 from zero2hero_core.zero_stage import ZeroStageSettings
@@ -247,7 +249,7 @@ def _stored(clips: int) -> dict[str, object]:
         for label, runs in rows.items()
     }
     known = {"name": "few", "title": "Few", "question": "Which?", "base": "a", "frames": None, "seeds": 1}
-    known |= {"videos": [], "clips": [f"clip {index}" for index in range(clips)], "measures": ["psnr"]}
+    known |= {"options": [], "clips": [f"clip {index}" for index in range(clips)], "measures": ["psnr"]}
     return finite(known | {"commits": ["abc1234"], "rows": made})
 
 
@@ -263,22 +265,29 @@ def test_a_table_of_fewer_clips_does_not_replace_another(tmp_path: Path) -> None
 def test_only_the_tasks_of_the_chosen_tables_are_made(tmp_path: Path) -> None:
     suite = SUITES["full"]
     chosen = [one for one in suite.tables if one.name in ("k", "features")]
-    commands = suites.task_commands(suite, chosen, tmp_path)
+    commands = bench_tasks.task_commands(suite, chosen, tmp_path)
     assert commands == [["rendered", "--split", "validation", "--clips", str(chosen[0].clips)]]
-    made = suites.task_commands(suite, [one for one in suite.tables if one.name == "colorization"], tmp_path)
+    made = bench_tasks.task_commands(suite, [one for one in suite.tables if one.name == "colorization"], tmp_path)
     assert made[0] == ["rendered", "--clips", "5"] and len(made) == 6
     assert made[5][2] == str(tmp_path / "color-edit-test-0004" / "content")
 
 
+def test_blender_clips_on_demand(tmp_path: Path) -> None:
+    extra = bench_tasks.blender_clips(SUITES["small"])
+    made = bench_tasks.task_commands(SUITES["small"], [extra], tmp_path, "python3.11")
+    assert made == [["blender", "--objects", "car", "chair", "--size", "256", "--python", "python3.11"]]
+    assert set(bench_tasks.BLENDER_OBJECTS) == set(OBJECTS)
+
+
 def test_own_clips_are_the_ones_that_were_given(tmp_path: Path) -> None:
-    own = suites.own_clips(["a/my clip.mp4", "b/other.webm"])
-    assert [suites.own_task(video) for video in own.videos] == ["own-my-clip", "own-other"]
-    (*_, command) = suites.task_commands(SUITES["small"], [own], tmp_path)
+    own = bench_tasks.own_clips(["a/my clip.mp4", "b/other.webm"])
+    assert [bench_tasks.own_task(video) for video in own.videos] == ["own-my-clip", "own-other"]
+    (*_, command) = bench_tasks.task_commands(SUITES["small"], [own], tmp_path)
     assert command[:5] == ["colorize", "--video", "b/other.webm", "--name", "own-other"]
     (tmp_path / "own-a-clip-of-before").mkdir()
     assert {work.task.name for work in unique({"own": plan(own, tmp_path)})} == {"own-my-clip", "own-other"}
     with pytest.raises(InputError, match=r"expected different names, got a/x.mp4 and b/x.mov"):
-        suites.own_clips(["a/x.mp4", "b/x.mov"])
+        bench_tasks.own_clips(["a/x.mp4", "b/x.mov"])
 
 
 def test_an_error_ends_all_work(tasks: Path, tmp_path: Path) -> None:

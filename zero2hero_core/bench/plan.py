@@ -13,7 +13,8 @@ from ..json_file import finite
 from .methods import unavailable
 from .runner import Work
 from .statistics import Runs, summary
-from .suites import Table, own_task
+from .suites import Table
+from .tasks import own_task
 
 Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
 
@@ -62,7 +63,7 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[s
         "question": table.question,
         "base": table.base,
         "clips": [clip[0]["name"] for clip in next(iter(runs.values()))],
-        "videos": [Path(video).name for video in table.videos],
+        "options": list(table.options),
         "frames": table.frames,
         "seeds": table.seeds,
         "measures": list(table.measures),

@@ -83,10 +83,7 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     """One table as Markdown. why: what people found out about its losses, kept in out/diagnoses."""
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
     command = f"zero2hero bench quality --suite {suite} --work runs/bench --out benchmarks --tables {table['name']}"
-    if table["videos"]:
-        command += " --own-clips " + " ".join(map(shlex.quote, table["videos"]))
-    else:
-        command += f" --clips {len(table['clips'])} --seeds {table['seeds']}"
+    command += f" --clips {len(table['clips'])} --seeds {table['seeds']} {shlex.join(table['options'])}".rstrip()
     some_row = next(label for label in table["rows"] if label != table["base"])
     clips, seeds = (f"{count} {word}{'s' * (count > 1)}" for count, word in counted(table))
     facts = f"{clips} ({', '.join(table['clips'])}), {frames}, {seeds}"

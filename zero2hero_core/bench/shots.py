@@ -13,16 +13,16 @@ from .clips import Clip, clip_at
 from .measures import BETTER_LOW
 from .plan import Plan, name_of
 from .runner import Bench
-from .suites import TEMPORAL, Table
+from .suites import Table
 
 ERROR_GAIN = 4  # errors are shown brighter by this
 SIDE = 160
 
 
 def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> list[str]:
-    """Where methods are compared over time: write a comparison of all rows on the first clip, and of the row that beats
-    the base row in a measure against the truth, if there is one; returns the files' names."""
-    if not set(TEMPORAL) <= set(table.measures):
+    """Where whole clips are compared: write a comparison of all rows on the first clip, and of the row that beats the
+    base row in a measure against the truth, if there is one; returns the files' names."""
+    if table.frames is not None:
         return []
     folder.mkdir(parents=True, exist_ok=True)
     bench, names = Bench(work), [f"{table.name}.png"]

@@ -5,28 +5,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
-from ..checks import InputError
 from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
 TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", "grey-", "general-edit-test-"
-RENDERED = {TEST: ("rendered",), VALIDATION: ("rendered", "--split", "validation"), GENERAL: ("general",)}
-OWN, OWN_TASK = "own-clips", "own"  # the table of somebody's footage, and how its tasks' names begin
-OWN_FRAMES = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
 
 
 @dataclass(frozen=True)
 class Table:
     """One question. rows: label -> method; base: the row that others are compared with; tasks: how their names begin;
-    clips: how many of them; videos: somebody's clips to make them of; frames: to measure, all when None; seeds: repeats
-    of what is drawn."""
+    clips: how many of them; videos: somebody's clips to make them of; options: further ones that the command needs;
+    frames: to measure, all when None; seeds: repeats of what is drawn."""
 
     name: str
     title: str
@@ -36,6 +30,7 @@ class Table:
     tasks: str = VALIDATION  # settings are chosen on other clips than methods are compared on
     clips: int = 1
     videos: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
     frames: tuple[int, ...] | None = None
     seeds: int = 1
     measures: tuple[str, ...] = QUALITY
@@ -50,6 +45,7 @@ class Suite:
     scenes: tuple[str, ...] = ()
 
 
+ASK = "How near do the methods come to the truth?"
 METHOD_ROWS: dict[str, Spec] = {
     "Original": Spec("identity"),
     "Pixel swap": Spec("pixel swap"),
@@ -60,9 +56,6 @@ METHOD_ROWS: dict[str, Spec] = {
     "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
     "Hero-Stage": Spec("hero"),
 }
-
-
-OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Zero-Stage", "Hero-Stage")
 
 
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
@@ -176,52 +169,14 @@ def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
 
 def _methods(clips: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
     edit, colour, general = clips
-    ask, base, rows = "How near do the methods come to the truth?", "Hero-Stage", METHOD_ROWS
+    ask, base, rows = ASK, "Hero-Stage", METHOD_ROWS
     steady = "How steady is the result where pattern and style change? Truth on the anchor only."
     shown = QUALITY + TEMPORAL
     return (
-        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, (), None, seeds, shown),
-        Table("colorization", "Colorization", ask, rows, base, GREY, colour, (), None, seeds, shown),
-        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, (), None, seeds, TEMPORAL),
+        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, seeds=seeds, measures=shown),
+        Table("colorization", "Colorization", ask, rows, base, GREY, colour, seeds=seeds, measures=shown),
+        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, seeds=seeds, measures=TEMPORAL),
     )
-
-
-def own_task(video: str) -> str:
-    """Name of the task that is made of somebody's clip."""
-    return f"{OWN_TASK}-" + (re.sub(r"[^A-Za-z0-9_.-]+", "-", Path(video).stem).strip("-.") or "clip")
-
-
-def own_clips(videos: Sequence[str]) -> Table:
-    """Grey and back to colour on real footage, for which the tiny models were not made.
-
-    Raises: InputError when two videos would have one name.
-    """
-    names = [own_task(video) for video in videos]
-    for place, name in enumerate(names):
-        if name in names[:place]:
-            twice = videos[names.index(name)]
-            raise InputError(f"--own-clips: expected different names, got {twice} and {videos[place]}; rename one.")
-    rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
-    ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
-    title, shown = "Grey to colour, real clips", QUALITY + TEMPORAL
-    return Table(OWN, title, ask, rows, "Hero-Stage", f"{OWN_TASK}-", len(videos), tuple(videos), None, 1, shown)
-
-
-def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path) -> list[list[str]]:
-    """Words of `zero2hero dataset`, without --out, that make what tables need in the folder `tasks`."""
-    counts: dict[str, int] = {}
-    for table in tables:
-        counts[table.tasks] = max(table.clips, counts.get(table.tasks, 0))
-    if GREY in counts:  # they are made of the test clips
-        counts[TEST] = max(counts[GREY], counts.get(TEST, 0))
-    commands = [
-        [*words, "--clips", str(counts[name]), *suite.scenes] for name, words in RENDERED.items() if name in counts
-    ]
-    for index in range(counts.get(GREY, 0)):
-        video = str(tasks / f"{TEST}{index:04d}" / "content")
-        commands.append(["colorize", "--video", video, "--name", f"{GREY}{index:04d}"])
-    videos = [video for table in tables for video in table.videos]
-    return commands + [["colorize", "--video", video, "--name", own_task(video), *OWN_FRAMES] for video in videos]
 
 
 def _with(tables: Sequence[Table], clips: int, frames: tuple[int, ...] | None, seeds: int) -> tuple[Table, ...]:
