@@ -164,6 +164,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "timestep": 261,
         "block": 1,
         "ensemble": 8,
+        "adain_start": True,
         "rank": 128,
         "learning_rate": 1e-4,
         "decay": False,

@@ -69,7 +69,11 @@ def add_parser(subparsers: Any) -> None:
         "--layers", type=number_list, default=tuple(range(3, 12)), metavar="L", help="decoder layers (default: 3-11)"
     )
     stage.add_argument(
-        "--no-adain", dest="adain_start", action="store_false", help="start from the frame's own latent statistics"
+        "--adain",
+        dest="adain_start",
+        action=argparse.BooleanOptionalAction,
+        help="start from the reference's latent statistics, or from the frame's own (default: what suits the model, "
+        "else the reference's)",
     )
     stage.add_argument(
         "--mask",

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from .correspondence import Correspondence
 from .schedule import DDIMSchedule
 
 LAYERS = tuple(range(3, 12))
+PAPER = {"timestep": 261, "block": 1, "ensemble": 8, "adain_start": True}  # where a model advises nothing
 ADAPTIVE_MAX = 8  # most tokens a query reads on the middle grid with k = "adaptive"
 
 
@@ -33,7 +35,8 @@ class ZeroStageSettings:
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
-    None takes the model's recommendation (the paper's 261, 1 and 8 where it has none). neighbourhood: search radius as
+    adain_start: give the starting latents the reference's mean and deviation; None takes the model's recommendation for
+    any of these (the paper's 261, 1, 8 and True where it has none). neighbourhood: search radius as
     a share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
     the feature noise; each frame has its own stream, so that the batch size changes nothing.
     """
@@ -49,7 +52,7 @@ class ZeroStageSettings:
     neighbourhood: float | None = None
     prompt: str = ""
     guidance_scale: float = 1.0
-    adain_start: bool = True
+    adain_start: bool | None = None
     contrast: float = 1.0
     seed: int = 0
 
@@ -77,12 +80,10 @@ class ZeroStageSettings:
         if not self.layers or any(layer not in LAYERS for layer in self.layers):
             raise InputError(f"layers: expected some of 3 to 11, got {self.layers}.")
 
-    def resolve(self, advice: Mapping[str, int]) -> ZeroStageSettings:
-        """The same settings with the feature source filled in from a model's advice (`UNetBackbone.recommended`)."""
-        timestep = advice.get("timestep", 261) if self.timestep is None else self.timestep
-        block = advice.get("block", 1) if self.block is None else self.block
-        ensemble = advice.get("ensemble", 8) if self.ensemble is None else self.ensemble
-        return replace(self, timestep=timestep, block=block, ensemble=ensemble)
+    def resolve(self, advice: Mapping[str, Any]) -> ZeroStageSettings:
+        """The same settings with what is left open filled in from a model's advice (`UNetBackbone.recommended`)."""
+        known = PAPER | {name: value for name, value in advice.items() if name in PAPER}
+        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
     @property
     def tokens(self) -> int:

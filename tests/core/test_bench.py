@@ -157,7 +157,8 @@ def test_gains_count_when_they_are_sure_and_cost_nothing() -> None:
 def test_a_run_is_found_by_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     plain, named = Spec("zero"), Spec("zero", {"timestep": RECOMMENDED["timestep"], "ensemble": 8})
     assert plain.settled() == named.settled() != Spec("zero", {"ensemble": 2}).settled()
-    assert Spec("hero").settled()["made"][0] == plain.settled()
+    assert Spec("hero").settled()["made"] == {"start": ["zero", plain.settled()]}
+    assert Spec("hero", {"start": {"ensemble": 2}}).settled()["made"]["start"][1]["ensemble"] == 2
     assert Spec("identity").settled() == Spec("flow").settled() == {}
     assert Spec("cross-image").settled() != Spec("zero").settled()
     before = [Spec(method).settled() for method in ("zero", "pixel swap", "cross-image", "hero")]

@@ -69,7 +69,7 @@ def test_one_decode_a_frame_and_the_reference_once(backbone: UNetBackbone, frame
         vae.decode = original
         hooks[0].remove()
     steps = FAST.num_inference_steps
-    features = 1 + 4  # anchor once, each frame once
+    features = 4  # each frame once, the anchor among them
     assert calls == {"unet": features + steps + 2 * (steps + steps), "decode": 4}
 
 

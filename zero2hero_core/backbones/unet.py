@@ -8,7 +8,7 @@ attention otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -140,7 +140,8 @@ class UNetBackbone:
         scaling_factor: latents = posterior x scaling_factor.
         prompt_encoder: prompt -> (1, L, D), or None where only the empty prompt is at hand.
         name: shown in reports.
-        recommended: settings that suit this model better than the paper's (`timestep`, `block`, `ensemble`).
+        recommended: settings that suit this model better than the paper's (`timestep`, `block`, `ensemble`,
+            `adain_start`).
     """
 
     def __init__(
@@ -154,7 +155,7 @@ class UNetBackbone:
         scaling_factor: float,
         prompt_encoder: Callable[[str], torch.Tensor] | None = None,
         name: str = "unet",
-        recommended: dict[str, int] | None = None,
+        recommended: Mapping[str, Any] | None = None,
     ):
         if prediction_type not in ("epsilon", "v_prediction"):
             raise InputError(f'prediction_type: expected "epsilon" or "v_prediction", got "{prediction_type}".')

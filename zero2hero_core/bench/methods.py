@@ -53,8 +53,9 @@ class Spec:
         if self.method != "hero":
             return {**self.options, **asdict(_zero_settings(self).resolve(ZERO))}
         training, restoring = _hero_settings(self, HERO)
-        made = [Spec(self.options.get("initial", "zero")), Spec("zero", {"reference": "anchor"})]
-        return {**self.options, **asdict(training), "restoring": asdict(restoring), "made": [x.settled() for x in made]}
+        own = {name: value for name, value in self.options.items() if name not in ("initial", "start")}
+        made = {name: [other.method, other.settled()] for name, other in _others(self).items()}
+        return {**own, **asdict(training), "restoring": asdict(restoring), "made": made}
 
 
 @dataclass(frozen=True)
@@ -196,23 +197,28 @@ def _hero_settings(spec: Spec, advice: Mapping[str, Any]) -> tuple[HeroSettings,
     return replace(training, steps=steps), _suited(RestoreSettings, advice, spec.options)
 
 
+def _others(spec: Spec) -> dict[str, Spec]:
+    """The methods whose pictures Hero-Stage takes: "start", and "target" of the implicit mode."""
+    mode, found = spec.options.get("mode", "explicit"), {}
+    if "zero" in MODES[mode]:
+        found["start"] = Spec(spec.options.get("initial", "zero"), spec.options.get("start", {}))
+    if mode == "implicit":
+        found["target"] = Spec("zero", {"reference": "anchor"})
+    return found
+
+
 def needed(clip: Clip, spec: Spec, frames: Sequence[int]) -> dict[str, tuple[Spec, list[int]]]:
     """What a method needs of others: "start" and "target" of Hero-Stage -> method, and frames of the clip."""
     if spec.method != "hero":
         return {}
-    kinds, curve = MODES[spec.options.get("mode", "explicit")], spec.options.get("curve")
-    found = {}
-    if "zero" in kinds:
-        wanted = {*frames, clip.anchor, *(clip.measured if curve else ())}
-        found["start"] = (Spec(spec.options.get("initial", "zero")), sorted(wanted))
-    if spec.options.get("mode") == "implicit":
-        found["target"] = (Spec("zero", {"reference": "anchor"}), list(range(len(clip.frames))))
-    return found
+    wanted = {*frames, clip.anchor, *(clip.measured if spec.options.get("curve") else ())}
+    shown = {"start": sorted(wanted), "target": list(range(len(clip.frames)))}
+    return {name: (other, shown[name]) for name, other in _others(spec).items()}
 
 
 def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
-    share: of the advised steps; curve: steps to measure at on the way."""
+    start: the options of that; share: of the advised steps; curve: steps to measure at on the way."""
     backbone, watched = tools.hero, spec.options.get("curve", ())
     settings, restoring = _hero_settings(spec, backbone.recommended)
     others = {
