@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +14,7 @@ from .checks import InputError
 from .cli_options import Parser, whole
 
 if TYPE_CHECKING:
+    from .bench.plan import Plan
     from .bench.suites import Suite, Table
 
 RESULTS, PICTURES = "RESULTS.md", "pictures"
@@ -59,6 +60,12 @@ def add_parser(subparsers: Any) -> None:
     quality.add_argument(
         "--jobs", type=whole(1), default=2, metavar="N", help="runs at a time, a thread each (default: 2)"
     )
+    quality.add_argument(
+        "--amt",
+        type=Path,
+        metavar="DIR",
+        help="checkout of github.com/MCG-NKU/AMT (not for commercial use), to measure motion smoothness",
+    )
     cli_shared.add_common(quality)
     quality.set_defaults(func=run_quality)
     cli_bench_speed.add_parsers(commands)
@@ -67,11 +74,10 @@ def add_parser(subparsers: Any) -> None:
 def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     """Run a suite, write its tables; returns the report."""
     from .bench.plan import filled, name_of, plan, unique
-    from .bench.report import table_text, write_results
+    from .bench.report import table_text, unmeasured
     from .bench.runner import run_all
-    from .bench.shots import draw_shots
     from .bench.suites import SUITES
-    from .bench.tasks import OWN, blender_clips, own_clips, task_commands
+    from .bench.tasks import blender_clips, own_clips, task_commands
 
     started = time.perf_counter()
     cli_shared.output_folder(args.out, True, ())
@@ -81,30 +87,48 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     if args.blender:
         suite = replace(suite, tables=(*suite.tables, blender_clips(suite)))
     tables = _chosen(suite, args)
+    _check_amt(tables, args.amt)
     _make_tasks(task_commands(suite, tables, args.work / "tasks", args.blender), args.work / "tasks")
-    plans = {table.name: plan(table, args.work / "tasks") for table in tables}
+    plans = {table.name: plan(table, args.work / "tasks", args.amt) for table in tables}
     work = unique(plans)
     with cli_shared.progress(args) as bar:
         task = bar.add_task("runs", total=len(work))
-        done = run_all(args.work, work, args.jobs, lambda: bar.advance(task))
+        done = run_all(args.work, work, args.jobs, lambda: bar.advance(task), args.amt)
     found = {name_of(one): result for one, result in zip(work, done, strict=True)}
     report: dict[str, Any] = {
         "command": "bench quality",
         "suite": suite.name,
-        "tables": [filled(table, plans[table.name], found) for table in tables],
+        "tables": [filled(table, plans[table.name], found, args.amt) for table in tables],
         "seconds": {"total": round(time.perf_counter() - started, 1)},
     }
     for table in report["tables"]:
         cli_shared.say(args, table_text(table))
+    if said := unmeasured(report["tables"]):
+        cli_shared.say(args, f"\n{said}")
     if not args.rows:
-        for one, shown in zip(tables, report["tables"], strict=True):
-            own = one.name == OWN  # somebody's footage stays where it is
-            place = (args.work if own else args.out) / PICTURES / suite.name
-            names = draw_shots(place, args.work, one, plans[one.name], found)
-            shown["pictures"] = [] if own else [f"{PICTURES}/{suite.name}/{name}" for name in names]
-        for name in write_results(args.out, report):
-            cli_shared.warn(f"table {name}: {args.out} holds one of more clips or seeds, which stays")
+        _write(args, tables, plans, found, report)
     return report
+
+
+def _write(
+    args: argparse.Namespace,
+    tables: Sequence[Table],
+    plans: Mapping[str, Plan],
+    found: dict[str, dict[str, Any]],
+    report: dict[str, Any],
+) -> None:
+    """Pictures, tables and the page."""
+    from .bench.report import write_results
+    from .bench.shots import draw_shots
+    from .bench.tasks import OWN
+
+    for one, shown in zip(tables, report["tables"], strict=True):
+        own = one.name == OWN  # somebody's footage stays where it is
+        place = (args.work if own else args.out) / PICTURES / report["suite"]
+        names = draw_shots(place, args.work, one, plans[one.name], found)
+        shown["pictures"] = [] if own else [f"{PICTURES}/{report['suite']}/{name}" for name in names]
+    for name in write_results(args.out, report):
+        cli_shared.warn(f"table {name}: {args.out} holds one of more clips or seeds, which stays")
 
 
 def _chosen(suite: Suite, args: argparse.Namespace) -> list[Table]:
@@ -130,6 +154,15 @@ def _chosen(suite: Suite, args: argparse.Namespace) -> list[Table]:
         for table in chosen
     ]
     return [table for table in kept if set(table.rows) & set(args.rows)]
+
+
+def _check_amt(tables: Sequence[Table], amt: Path | None) -> None:
+    """Who names a checkout wants motion smoothness: say at once why it cannot be had."""
+    from .bench.learned import why_not
+
+    measure = "motion smoothness"
+    if amt is not None and any(measure in table.measures for table in tables) and (why := why_not(measure, amt)):
+        raise InputError(f"--amt: {why}")
 
 
 def _make_tasks(commands: Sequence[Sequence[str]], folder: Path) -> None:

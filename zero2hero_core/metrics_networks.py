@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,7 @@ class AlexNetLpips:
         lines = [f"lin{layer}.model.1.weight" for layer in range(len(_CONVOLUTIONS))]
         _check_names("linear", linear, lines, "the file weights/v0.1/alex.pth of the package lpips")
         self._layers = {name: backbone[name].float().to(device) for name in names}
-        self.weights = [linear[name].float().flatten().to(device) for name in lines]
+        self.weights: Sequence[torch.Tensor] = [linear[name].float().flatten().to(device) for name in lines]
 
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         """Features of pictures (N, 3, H, W), sides from 31 up, in [-1, 1] by LPIPS's definition: for each layer

@@ -36,9 +36,15 @@ def find_weights(name: str, given: str | Path | None, url: str, need: str, *, of
     if given is None and not file.is_file():
         raise InputError(
             f"{need}, and they are not here: pass the file {file.name} as {name}, or {offer} from {url} to "
-            f"{file.parent}. Nothing is downloaded unasked."
+            f"{_shown(file.parent)}. Nothing is downloaded unasked."
         )
     return read_weights(name, file)
+
+
+def _shown(folder: Path) -> str:
+    """A folder in a message, without the name of the user where it is one of theirs: messages end up on pages."""
+    home = Path.home()
+    return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)
 
 
 def read_weights(name: str, file: Path) -> Weights:

@@ -13,7 +13,9 @@ from .clips import Clip
 
 PER_FRAME = ("psnr", "psnr inside", "psnr outside", "ssim", "ssim gaussian")
 PER_PAIR = ("warp error", "flicker", "tOF")
-BETTER_LOW = frozenset(PER_PAIR)
+LPIPS = ("lpips", "lpips authors")  # by `learned.py`
+VBENCH = ("subject consistency", "motion smoothness")  # so are these; the anchor counts too
+BETTER_LOW = frozenset(PER_PAIR + LPIPS)
 Values = dict[str, dict[int, float]]  # measure -> frame -> value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from ..checks import InputError
 from ..dataset import find_tasks
 from ..json_file import finite
+from .learned import LEARNED, why_not
 from .methods import unavailable
 from .runner import Work
 from .statistics import Runs, summary
@@ -19,9 +21,10 @@ from .tasks import own_task
 Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
 
 
-def plan(table: Table, tasks: Path) -> Plan:
-    """The runs that a table needs, without rows that this machine cannot run.
+def plan(table: Table, tasks: Path, amt: Path | None = None) -> Plan:
+    """The runs that a table needs, without rows that this machine cannot run and learned measures that it cannot take.
 
+    Args: amt: see `learned.Networks`.
     Raises: InputError when there are too few tasks of that name.
     """
     if table.videos:
@@ -30,9 +33,10 @@ def plan(table: Table, tasks: Path) -> Plan:
         folders = [folder for folder in find_tasks(tasks) if folder.name.startswith(table.tasks)]
     if len(folders) < table.clips:
         raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}..., got {len(folders)}.")
+    taken = tuple(name for name in table.measures if name in LEARNED and not why_not(name, amt))
     return {
         label: [
-            [Work(folder, replace(spec, seed=seed), table.frames) for seed in range(table.seeds)]
+            [Work(folder, replace(spec, seed=seed), table.frames, taken) for seed in range(table.seeds)]
             for folder in folders[: table.clips]
         ]
         for label, spec in table.rows.items()
@@ -46,13 +50,17 @@ def name_of(work: Work) -> str:
 
 
 def unique(plans: dict[str, Plan]) -> list[Work]:
-    """All runs of some tables, each once."""
+    """All runs of some tables, each once, with the learned measures of all its tables."""
     every = [work for rows in plans.values() for clips in rows.values() for seeds in clips for work in seeds]
-    return list({name_of(work): work for work in every}.values())
+    found: dict[str, Work] = {}
+    for work in every:
+        known = found.setdefault(name_of(work), work)
+        found[name_of(work)] = replace(work, learned=tuple(dict.fromkeys(known.learned + work.learned)))
+    return list(found.values())
 
 
-def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The table with its figures, for JSON."""
+def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]], amt: Path | None = None) -> dict[str, Any]:
+    """The table with its figures, for JSON. amt: see `learned.Networks`."""
     runs: dict[str, Runs] = {
         label: [[found[name_of(work)] for work in seeds] for seeds in clips] for label, clips in rows.items()
     }
@@ -79,8 +87,15 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> dict[s
             for label, clips in runs.items()
         },
         "not measured": {label: unavailable(spec) for label, spec in table.rows.items() if label not in rows},
+        "columns not measured": _unmeasured(table, every, amt),
     }
     return finite(made)
+
+
+def _unmeasured(table: Table, runs: Sequence[dict[str, Any]], amt: Path | None) -> dict[str, str]:
+    """Learned measures that runs lack, for they cannot be taken here, and why."""
+    lacking = [name for name in table.measures if any(name not in run["values"] for run in runs)]
+    return {name: why for name in lacking if name in LEARNED and (why := why_not(name, amt))}
 
 
 def _seconds(seeds: list[dict[str, Any]]) -> float:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..json_file import write_json
-from .measures import BETTER_LOW
+from .measures import BETTER_LOW, LPIPS, VBENCH
 from .plots import draw_plots
 from .plots_speed import draw_memory, draw_speed
 from .report_speed import memory_section, speed_section
@@ -19,9 +20,11 @@ from .stored import read_reports
 FILE = "RESULTS.md"
 UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outside": "outside, dB", "ssim": "SSIM"}
 UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "flicker": "flicker excess, 1e-3"}
-UNITS |= {"tOF": "tOF, px"}
+UNITS |= {"tOF": "tOF, px", "lpips": "LPIPS", "lpips authors": "LPIPS (authors' form)"}
+UNITS |= {name: name for name in VBENCH}
 SCALE = {"warp error": 1e3, "flicker": 1e3}
-DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2, "ssim": 4, "ssim gaussian": 4}
+DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2}
+DIGITS |= dict.fromkeys(("ssim", "ssim gaussian", *LPIPS, *VBENCH), 4)
 ENOUGH = 5  # clips, for a difference to count
 HEAD = """# Results
 
@@ -30,9 +33,10 @@ that `zero2hero dataset` makes: they prove the method and compare settings, they
 
 Means are over the frames other than the anchor, then over clips; the spread after ± is the standard deviation over
 clips. Below it stands the mean difference to the row in italics, clip by clip, with its standard deviation. Higher is
-better for PSNR and SSIM, lower for warp error, flicker excess and tOF (the last two against the truth, or against the
-original where only the anchor has one). Seconds are of one CPU thread, a frame; those of
-trainings leave out the pictures that they start from.
+better for PSNR, SSIM, and VBench's subject consistency and motion smoothness (means over the whole clip); lower for
+LPIPS (on AlexNet, which its authors' form feeds half the contrast), warp error, flicker excess and tOF (the last two
+against the truth, or against the original where only the anchor has one). Seconds are of one CPU thread, a frame; those
+of trainings leave out the pictures that they start from.
 """
 
 
@@ -59,8 +63,10 @@ def write_results(out: Path, report: dict[str, Any]) -> list[str]:
 def write_page(out: Path) -> None:
     """RESULTS.md and its plots from what lies in out/results."""
     parts = [HEAD]
-    for path in sorted((out / "results").glob("quality_*.json")):
-        stored = json.loads(path.read_text(encoding="utf-8"))
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").glob("quality_*.json"))]
+    if said := unmeasured([table for stored in found for table in stored["tables"]]):
+        parts.append(f"{said}\n")
+    for stored in found:
         plots = draw_plots(out / "plots", stored["suite"], stored["tables"])
         parts.append(f"# Suite {stored['suite']}\n")
         for table in stored["tables"]:
@@ -84,6 +90,8 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     frames = "all frames" if table["frames"] is None else f"frames {', '.join(map(str, table['frames']))}"
     command = f"zero2hero bench quality --suite {suite} --work runs/bench --out benchmarks --tables {table['name']}"
     command += f" --clips {len(table['clips'])} --seeds {table['seeds']} {shlex.join(table['options'])}".rstrip()
+    if "motion smoothness" in shown_measures(table):
+        command += " --amt AMT"  # a checkout
     some_row = next(label for label in table["rows"] if label != table["base"])
     clips, seeds = (f"{count} {word}{'s' * (count > 1)}" for count, word in counted(table))
     facts = f"{clips} ({', '.join(table['clips'])}), {frames}, {seeds}"
@@ -107,9 +115,26 @@ def counted(table: dict[str, Any]) -> tuple[tuple[int, str], tuple[int, str]]:
     return (len(table["clips"]), "clip"), (table["seeds"], "seed")
 
 
+def shown_measures(table: dict[str, Any]) -> list[str]:
+    """The measures that some row has."""
+    return [name for name in table["measures"] if any(_known(row, name) for row in table["rows"].values())]
+
+
+def unmeasured(tables: Sequence[dict[str, Any]]) -> str:
+    """Which learned measures tables lack, and why, in one line; empty where they lack none."""
+    found: dict[str, list[str]] = {}
+    for table in tables:
+        for measure, reason in table.get("columns not measured", {}).items():
+            found.setdefault(reason, []).append(UNITS[measure])
+    if not found:
+        return ""
+    parts = (f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in found.items())
+    return f"Not measured where a table does not show it: {' '.join(parts)}"
+
+
 def markdown(table: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    shown = [name for name in table["measures"] if any(_known(row, name) for row in table["rows"].values())]
+    shown = shown_measures(table)
     head = ["", *(UNITS[name] for name in shown), "s a frame"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for label, row in table["rows"].items():
@@ -138,6 +163,10 @@ def _known(row: dict[str, Any], measure: str) -> bool:
     return row["values"][measure]["mean"] is not None
 
 
+def _compared(row: dict[str, Any], measure: str) -> bool:
+    return row["values"][measure]["difference"] is not None
+
+
 def cell(value: dict[str, Any], measure: str, base: bool) -> str:
     """Mean and spread, and the difference to the base row."""
     if value["mean"] is None:
@@ -149,7 +178,9 @@ def cell(value: dict[str, Any], measure: str, base: bool) -> str:
         return text if spread is None else f"{text} ± {spread * scale:.{digits}f}"
 
     text = pair(value["mean"], value["spread"])
-    return text if base else f"{text}<br>{pair(value['difference'], value['difference spread'], '+')}"
+    if base or value["difference"] is None:
+        return text
+    return f"{text}<br>{pair(value['difference'], value['difference spread'], '+')}"
 
 
 def losses(table: dict[str, Any]) -> list[str]:
@@ -159,9 +190,9 @@ def losses(table: dict[str, Any]) -> list[str]:
         better = [
             f"{label} by {abs(row['values'][measure]['difference']) * SCALE.get(measure, 1):.{DIGITS.get(measure, 2)}f}"
             for label, row in table["rows"].items()
-            if (row["values"][measure]["difference"] < 0) is (measure in BETTER_LOW)
+            if _compared(row, measure)
+            and (row["values"][measure]["difference"] < 0) is (measure in BETTER_LOW)
             and row["values"][measure]["difference"] != 0
-            and _known(row, measure)
         ]
         if better:
             found.append(f"- {UNITS[measure]}: {'; '.join(better)}")
@@ -180,7 +211,7 @@ def gains(table: dict[str, Any]) -> list[str]:
         better = [
             UNITS[measure]
             for measure in table["measures"]
-            if _known(row, measure)
+            if _compared(row, measure)
             and row["values"][measure]["difference"] * (-1 if measure in BETTER_LOW else 1)
             > row["values"][measure]["difference spread"]
         ]
@@ -196,16 +227,16 @@ def _mean(values: list[float]) -> float:
 
 def table_text(table: dict[str, Any]) -> str:
     """A table for the terminal."""
-    shown = [name for name in table["measures"] if any(_known(row, name) for row in table["rows"].values())]
+    wide = {name: max(16, len(name) + 2) for name in shown_measures(table)}
     lines = [
         f"\n{table['title']} ({', '.join(f'{count} {word}' + 's' * (count > 1) for count, word in counted(table))})"
     ]
-    lines.append(f"{'':42s}" + "".join(f"{name:>16s}" for name in shown))
+    lines.append(f"{'':42s}" + "".join(f"{name:>{width}s}" for name, width in wide.items()))
     for label, row in table["rows"].items():
         cells = [
             f"{row['values'][name]['mean'] * SCALE.get(name, 1):.{DIGITS.get(name, 2)}f}" if _known(row, name) else "-"
-            for name in shown
+            for name in wide
         ]
-        lines.append(f"{label:42s}" + "".join(f"{cell:>16s}" for cell in cells))
+        lines.append(f"{label:42s}" + "".join(f"{cell:>{wide[name]}s}" for name, cell in zip(wide, cells, strict=True)))
     lines += [f"{label:42s} not measured: {reason}" for label, reason in table.get("not measured", {}).items()]
     return "\n".join(lines)

@@ -24,6 +24,7 @@ from safetensors.torch import load_file
 
 from ..tensor_file import write_tensors
 from .clips import Clip, clip_at
+from .learned import Networks, measure_learned, possible
 from .measures import measure
 from .methods import Spec, Tools, needed, run_method
 from .revision import revision
@@ -33,11 +34,13 @@ VERSION = 2  # of what is kept: another one is computed again
 
 @dataclass(frozen=True)
 class Work:
-    """One method on chosen frames of one task; frames None: all of them."""
+    """One method on chosen frames of one task; frames None: all of them; learned: measures that its figures are to have
+    where they are `possible`, which decide nothing of the pictures."""
 
     task: Path
     spec: Spec
     frames: tuple[int, ...] | None = None
+    learned: tuple[str, ...] = ()
 
 
 @cache
@@ -52,11 +55,12 @@ def weights_digest() -> str:
 
 
 class Bench:
-    """Runs in one process; `run_all` shares work out to several."""
+    """Runs in one process; `run_all` shares work out to several. amt: see `learned.Networks`."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, amt: Path | None = None) -> None:
         self.folder = folder
         self.tools = Tools(self.pictures)
+        self.networks = Networks(amt)
         self._elsewhere = 0.0  # seconds spent on what other methods made
 
     def key(self, clip: Clip, spec: Spec, frames: Sequence[int]) -> dict[str, Any]:
@@ -72,9 +76,15 @@ class Bench:
 
     def run(self, work: Work) -> dict[str, Any]:
         """What a piece of work gave: {"key", "name", "anchor", "values": measure -> frame -> value, "seconds", "curve",
-        "commit"}."""
+        "commit"}. Learned measures that it lacks are taken of the kept pictures."""
         clip, frames = _of(work)
-        return self._run(clip, work.spec, frames)[0]
+        path, pictures = self._run(clip, work.spec, frames)
+        found = _read(path)
+        lacking = [name for name in possible(clip, frames, work.learned) if name not in found["values"]]
+        if lacking:
+            more = measure_learned(self.networks, clip, _pictures(pictures), frames, lacking)
+            _write(path, found | {"values": found["values"] | more})
+        return _read(path)
 
     def known(self, work: Work) -> bool:
         """Whether it has been done."""
@@ -86,17 +96,17 @@ class Bench:
         begun = time.process_time()
         _, path = self._run(clip, spec, list(frames))
         self._elsewhere += time.process_time() - begun
-        return load_file(path)["pictures"].float() / 255
+        return _pictures(path)
 
     def _places(self, key: dict[str, Any]) -> tuple[Path, Path]:
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
         return self.folder / "runs" / f"{name}.json", self.folder / "pictures" / f"{name}.safetensors"
 
-    def _run(self, clip: Clip, spec: Spec, frames: list[int]) -> tuple[dict[str, Any], Path]:
+    def _run(self, clip: Clip, spec: Spec, frames: list[int]) -> tuple[Path, Path]:
         key = self.key(clip, spec, frames)
         path, pictures = self._places(key)
         if path.exists() and pictures.exists():
-            return json.loads(path.read_text(encoding="utf-8")), pictures
+            return path, pictures
         self.tools.warm(spec)
         begun, before = time.process_time(), self._elsewhere
         made = run_method(self.tools, clip, spec, frames)
@@ -107,10 +117,22 @@ class Bench:
         write_tensors(pictures, {"pictures": (made.pictures * 255).round().clamp(0, 255).to(torch.uint8)}, {})
         found = {"key": key, "name": clip.name, "anchor": clip.anchor, "commit": revision()}
         found |= {"values": measure(clip, made.pictures, frames), "seconds": made.seconds | {"total": spent}}
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(found | {"curve": made.curve}), encoding="utf-8")  # infinities stay what they are
-        part.replace(path)
-        return json.loads(path.read_text(encoding="utf-8")), pictures
+        _write(path, found | {"curve": made.curve})
+        return path, pictures
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _write(path: Path, found: dict[str, Any]) -> None:
+    part = path.with_suffix(f".{os.getpid()}.part")
+    part.write_text(json.dumps(found), encoding="utf-8")  # infinities stay what they are
+    part.replace(path)
+
+
+def _pictures(path: Path) -> torch.Tensor:
+    return load_file(path)["pictures"].float() / 255
 
 
 def _of(work: Work) -> tuple[Clip, list[int]]:
@@ -119,13 +141,13 @@ def _of(work: Work) -> tuple[Clip, list[int]]:
 
 
 @cache
-def _bench(folder: Path) -> Bench:
+def _bench(folder: Path, amt: Path | None) -> Bench:
     torch.set_num_threads(1)
-    return Bench(folder)
+    return Bench(folder, amt)
 
 
-def _job(folder: Path, work: Work) -> dict[str, Any]:
-    return _bench(folder).run(work)
+def _job(folder: Path, amt: Path | None, work: Work) -> dict[str, Any]:
+    return _bench(folder, amt).run(work)
 
 
 def prerequisites(folder: Path, wanted: Iterable[Work]) -> list[Work]:
@@ -140,19 +162,24 @@ def prerequisites(folder: Path, wanted: Iterable[Work]) -> list[Work]:
 
 
 def run_all(
-    folder: Path, wanted: Iterable[Work], jobs: int, progress: Callable[[], object] = lambda: None
+    folder: Path,
+    wanted: Iterable[Work],
+    jobs: int,
+    progress: Callable[[], object] = lambda: None,
+    amt: Path | None = None,
 ) -> list[dict[str, Any]]:
     """Do all work, `jobs` pieces at a time, each on one CPU thread; results in the order of `wanted`.
 
-    What others need comes first, so that no two of them make it at once. An error ends everything.
+    What others need comes first, so that no two of them make it at once. An error ends everything. amt: see
+    `learned.Networks`.
     """
     wanted = list(wanted)
     context = multiprocessing.get_context("spawn")  # a forked process would inherit torch's threads half alive
     pool = ProcessPoolExecutor(jobs, mp_context=context)
     try:
-        for done in as_completed([pool.submit(_job, folder, work) for work in prerequisites(folder, wanted)]):
+        for done in as_completed([pool.submit(_job, folder, amt, work) for work in prerequisites(folder, wanted)]):
             done.result()
-        running = {pool.submit(_job, folder, work): place for place, work in enumerate(wanted)}
+        running = {pool.submit(_job, folder, amt, work): place for place, work in enumerate(wanted)}
         found: dict[int, dict[str, Any]] = {}
         for done in as_completed(running):
             found[running[done]] = done.result()

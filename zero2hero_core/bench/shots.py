@@ -10,7 +10,7 @@ import torch
 from ..pictures import labelled_grid
 from ..video_writer import write_image
 from .clips import Clip, clip_at
-from .measures import BETTER_LOW
+from .measures import PER_FRAME
 from .plan import Plan, name_of
 from .runner import Bench
 from .suites import Table
@@ -27,7 +27,7 @@ def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     bench, names = Bench(work), [f"{table.name}.png"]
     write_image(folder / names[0], _comparison(bench, rows), overwrite=True)
-    gaps = (_widest_gap(table, rows, found, measure) for measure in table.measures if measure not in BETTER_LOW)
+    gaps = (_widest_gap(table, rows, found, measure) for measure in table.measures if measure in PER_FRAME)
     if gap := next(filter(None, gaps), None):
         names.append(f"{table.name}_lost.png")
         write_image(folder / names[1], _lost(bench, rows, table.base, *gap), overwrite=True)

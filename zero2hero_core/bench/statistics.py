@@ -6,15 +6,21 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from .measures import VBENCH
+
 Runs = list[list[dict[str, Any]]]  # one clip after the other, one seed after the other
 
 
 def clip_means(runs: Runs, measure: str) -> list[list[float]]:
-    """The mean of a measure over frames other than the anchor, for each clip and seed; nan where it was not taken."""
+    """The mean of a measure over frames other than the anchor, for each clip and seed; nan where it was not taken.
+
+    VBench's value of a clip is the mean of all.
+    """
+    whole = measure in VBENCH
 
     def mean(run: dict[str, Any]) -> float:
         known = run["values"].get(measure, {}).items()
-        values = [value for frame, value in known if int(frame) != run["anchor"] and value == value]
+        values = [value for frame, value in known if (whole or int(frame) != run["anchor"]) and value == value]
         return sum(values) / len(values) if values else math.nan
 
     return [[mean(run) for run in clip] for clip in runs]

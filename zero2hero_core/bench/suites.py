@@ -9,10 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .measures import LPIPS, VBENCH
 from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
+OF_METHODS, STEADY = QUALITY + LPIPS + TEMPORAL + VBENCH, TEMPORAL + VBENCH
 TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", "grey-", "general-edit-test-"
 
 
@@ -33,7 +35,7 @@ class Table:
     options: tuple[str, ...] = ()
     frames: tuple[int, ...] | None = None
     seeds: int = 1
-    measures: tuple[str, ...] = QUALITY
+    measures: tuple[str, ...] = (*QUALITY, "lpips")
 
 
 @dataclass(frozen=True)
@@ -171,11 +173,10 @@ def _methods(clips: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
     edit, colour, general = clips
     ask, base, rows = ASK, "Hero-Stage", METHOD_ROWS
     steady = "How steady is the result where pattern and style change? Truth on the anchor only."
-    shown = QUALITY + TEMPORAL
     return (
-        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, seeds=seeds, measures=shown),
-        Table("colorization", "Colorization", ask, rows, base, GREY, colour, seeds=seeds, measures=shown),
-        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, seeds=seeds, measures=TEMPORAL),
+        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, seeds=seeds, measures=OF_METHODS),
+        Table("colorization", "Colorization", ask, rows, base, GREY, colour, seeds=seeds, measures=OF_METHODS),
+        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, seeds=seeds, measures=STEADY),
     )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..checks import InputError
 from ..dataset_info import clip_name
-from .suites import ASK, GENERAL, GREY, METHOD_ROWS, QUALITY, TEMPORAL, TEST, VALIDATION, Suite, Table
+from .suites import ASK, GENERAL, GREY, METHOD_ROWS, OF_METHODS, TEST, VALIDATION, Suite, Table
 
 OWN, BLENDER = "own-clips", "blender"
 RENDERED = {TEST: ("rendered",), VALIDATION: ("rendered", "--split", "validation"), GENERAL: ("general",)}
@@ -35,16 +35,16 @@ def own_clips(videos: Sequence[str]) -> Table:
             raise InputError(f"--own-clips: expected different names, got {twice} and {videos[place]}; rename one.")
     rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
-    title, shown = "Grey to colour, real clips", QUALITY + TEMPORAL
+    title = "Grey to colour, real clips"
     options = ("--own-clips", *(Path(video).name for video in videos))
-    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", len(videos), tuple(videos), options, measures=shown)
+    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", len(videos), tuple(videos), options, measures=OF_METHODS)
 
 
 def blender_clips(suite: Suite) -> Table:
     """Objects that Blender renders, in two appearances (Color-Edit of the paper); no tiny model has seen any."""
     clips = next(table.clips for table in suite.tables if table.tasks == TEST)
-    title, shown, options = "Blender-Color-Edit", QUALITY + TEMPORAL, ("--blender", "PYTHON")
-    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", clips, (), options, measures=shown)
+    title, options = "Blender-Color-Edit", ("--blender", "PYTHON")
+    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", clips, (), options, measures=OF_METHODS)
 
 
 def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: str | None = None) -> list[list[str]]:
