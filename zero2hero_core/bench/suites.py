@@ -60,12 +60,15 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
+PAPER_START: dict[str, Any] = {"adain_start": True}  # one setting at a time is changed from the paper's
+
+
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
-    return {label: Spec("zero", options) for label, options in values.items()}
+    return {label: Spec("zero", PAPER_START | options) for label, options in values.items()}
 
 
-K_ROWS = {"k = 1": Spec("zero")} | {f"k = {k}": Spec("zero", {"k": k}) for k in (2, 4, 8, 16, 64)}
-K_ROWS |= {"all tokens": Spec("cross-image"), "adaptive, 1 to 8": Spec("zero", {"k": "adaptive"})}
+K_ROWS = _zero({"k = 1": {}} | {f"k = {k}": {"k": k} for k in (2, 4, 8, 16, 64)})
+K_ROWS |= {"all tokens": Spec("cross-image", PAPER_START)} | _zero({"adaptive, 1 to 8": {"k": "adaptive"}})
 FEATURES = {
     "timestep 51, block 2, 8 draws": {},
     "timestep 261, block 1, 8 draws (paper)": {"timestep": 261, "block": 1},
@@ -75,15 +78,15 @@ FEATURES = {
     "timestep 261, block 2, 8 draws": {"timestep": 261},
 }
 CONTRAST = {
-    "contrast 1": Spec("cross-image"),
-    "contrast 1.33": Spec("cross-image", {"contrast": 1.33}),
-    "contrast 1.67": Spec("cross-image", {"contrast": 1.67}),
+    "contrast 1": Spec("cross-image", PAPER_START),
+    "contrast 1.33": Spec("cross-image", PAPER_START | {"contrast": 1.33}),
+    "contrast 1.67": Spec("cross-image", PAPER_START | {"contrast": 1.67}),
 }
 STEPS: dict[str, dict[str, Any]] = {"20 steps": {}} | {
     f"{steps} steps": {"num_inference_steps": steps} for steps in (5, 10, 50)
 }
 SAMPLING: dict[str, dict[str, Any]] = {
-    "as it is": {},
+    "as in the paper": {},
     "no AdaIN at the start": {"adain_start": False},
     "layers 6 to 11": {"layers": tuple(range(6, 12))},
     "layers 9 to 11": {"layers": (9, 10, 11)},
@@ -115,6 +118,7 @@ TRAINING = {
     "rank 4": Spec("hero", {"rank": 4}),
     "rank 64": Spec("hero", {"rank": 64}),
     "no other lights": Spec("hero", {"light": 0.0}),
+    "Zero-Stage with AdaIN at the start": Spec("hero", {"start": PAPER_START}),
 }
 LONG_TRAINING = TRAINING | {
     "600 steps": Spec("hero", {"share": 2.0}),
@@ -152,7 +156,7 @@ _ABLATIONS = (
         "Start, layers, unsure matches",
         "Does the AdaIN start help, which layers should read the reference, should unsure tokens keep their own look?",
         _zero(SAMPLING),
-        "as it is",
+        "as in the paper",
     ),
 )
 
