@@ -36,8 +36,8 @@ clips. Below it stands the mean difference to the row in italics, clip by clip, 
 better for PSNR, SSIM, and VBench's subject consistency and motion smoothness (means over the whole clip); lower for
 LPIPS (on AlexNet, which its authors' form feeds half the contrast), warp error, flicker excess and tOF (the last two
 against the truth, or against the original where only the anchor has one). Seconds are of one CPU thread, a frame; those
-of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and start, as
-the paper does, from the reference's statistics (AdaIN).
+of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and
+start, as the paper does, from the reference's statistics (AdaIN).
 """
 
 

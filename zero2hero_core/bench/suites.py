@@ -64,7 +64,7 @@ PAPER_START: dict[str, Any] = {"adain_start": True}  # one setting at a time is 
 
 
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
-    return {label: Spec("zero", PAPER_START | options) for label, options in values.items()}
+    return {label: Spec("zero", PAPER_START | dict(options)) for label, options in values.items()}
 
 
 K_ROWS = _zero({"k = 1": {}} | {f"k = {k}": {"k": k} for k in (2, 4, 8, 16, 64)})
