@@ -11,6 +11,7 @@ from ..zero2hero_core.checks import InputError, ShapeError
 from ..zero2hero_core.correspondence_file import ClipCorrespondence
 from .convert import mask_to_core, to_core, to_host
 from .host import Progress, io, ui
+from .socket_checks import read_reference
 from .types import CATEGORY, Correspondence
 
 MEASURING = f"{CATEGORY}/evaluation"
@@ -143,18 +144,7 @@ class PixelSwap(io.ComfyNode):
 
     @classmethod
     def execute(cls, correspondence: ClipCorrespondence, reference: torch.Tensor) -> io.NodeOutput:
-        return io.NodeOutput(swap(correspondence, _reference(correspondence, reference)))
-
-
-def _reference(clip: ClipCorrespondence, reference: torch.Tensor) -> torch.Tensor:
-    images = to_core(reference, "reference")
-    if len(images) != 1 or tuple(images.shape[-2:]) != tuple(clip.size_hw):
-        height, width = clip.size_hw
-        raise ShapeError(
-            f"reference: expected 1 picture of {width} x {height} like the frames, got {_kind(images)}; "
-            "connect the edited anchor, resized to the frames."
-        )
-    return images[0]
+        return io.NodeOutput(swap(correspondence, read_reference(reference, correspondence.size_hw)))
 
 
 def swap(clip: ClipCorrespondence, reference: torch.Tensor) -> Any:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 
-from ..zero2hero_core.checks import InputError, ShapeError
+from ..zero2hero_core.checks import ShapeError
 from .convert import to_core
 from .host import io
 
+AS_LOADED = "as loaded"
+WEIGHTS = [AS_LOADED, "fp8", "nf4"]  # how a training may hold the model, the largest first
 MULTIPLE = 16  # sides of pictures: the autoencoder's cell of 8 pixels, packed 2 x 2
 
 
@@ -54,37 +56,14 @@ def read_clip(zero_frames: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Te
 
 def check_like(socket: str, pictures: torch.Tensor, frames: torch.Tensor) -> None:
     """Raise `ShapeError` unless as many pictures of the same size came as frames."""
+    height, width = frames.shape[-2:]
     if len(pictures) != len(frames):
         raise ShapeError(
             f"{socket}: expected {len(frames)} pictures, as many as on frames, got {len(pictures)}; connect the "
             "result for the same clip."
         )
-    check_size(socket, pictures, frames)
-
-
-def check_size(socket: str, pictures: torch.Tensor, frames: torch.Tensor) -> None:
-    """Raise `ShapeError` unless pictures have the frames' size."""
-    height, width = frames.shape[-2:]
     if pictures.shape[-2:] != (height, width):
         raise ShapeError(
             f"{socket}: expected {width} x {height} pixels like frames, got {pictures.shape[-1]} x "
             f"{pictures.shape[-2]}; resize it (Upscale Image) or connect the result for the same clip."
-        )
-
-
-def read_reference(reference: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-    """The edited anchor (3, H, W). Raises: InputError when it is several pictures, or of another size."""
-    picture = to_core(reference, "reference")
-    if len(picture) != 1:
-        raise InputError(f"reference: expected one picture, the edited anchor frame, got {len(picture)}; connect one.")
-    check_size("reference", picture, frames)
-    return picture[0]
-
-
-def check_anchor(index: int, count: int) -> None:
-    """Raise `InputError` unless the anchor is one of the frames."""
-    if not 0 <= index < count:
-        raise InputError(
-            f"anchor_index: expected 0 to {count - 1} for the {count} frames of frames, got {index}; connect "
-            "anchor_index of VideoLoad."
         )

@@ -11,9 +11,12 @@ import torch
 
 from ..zero2hero_core.checks import InputError
 from .host import model_folders
+from .socket_checks import check_choice
 
 if TYPE_CHECKING:
     from ..zero2hero_core.backbones.lora_file import HeroMetadata
+
+PRECISIONS = ["float32", "bfloat16", "float16"]  # names in torch
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,16 @@ def read_hero_lora(path: Path) -> HeroLora:
 
     weights = open_weights(path)
     ours, metadata = which_format(path, weights.shapes) == OURS, read_metadata(path)
-    if ours != (metadata is not None):
-        raise InputError(f"{path}: expected tensors and metadata of Hero-Stage together; choose the file as it was.")
+    if ours and metadata is None:
+        raise InputError(
+            f"{path}: expected the metadata of Hero-Stage beside its tensors, got none; choose the file as it was "
+            "saved: another program has written this one."
+        )
+    if metadata is not None and not ours:
+        raise InputError(
+            f"{path}: expected the tensors of Hero-Stage beside its metadata, got some in the authors' format; choose "
+            "the file as it was saved: another program has written this one."
+        )
     return HeroLora(path.name, load_file(path), dict(weights.metadata), metadata)
 
 
@@ -92,6 +103,7 @@ def lora_path(name: str) -> Path:
 
 def save_hero_lora(lora: HeroLora, name: str, precision: str, *, overwrite: bool) -> Path:
     """Write a LoRA to models/loras; returns the file. Raises: InputError when it exists and may not be replaced."""
+    check_choice("precision", precision, PRECISIONS)
     path = lora_path(name)
     if path.exists() and not overwrite:
         raise InputError(f"name: {path.name} exists in {path.parent}; choose another name or switch overwrite on.")

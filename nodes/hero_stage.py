@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .hero_inputs import clip_inputs, sockets
+from .hero_lora import PRECISIONS
 from .host import io, model_file, model_files
 from .types import CATEGORY, HeroLora
-
-PRECISIONS = ["float32", "bfloat16", "float16"]
 
 
 def _restore_widgets() -> list[io.Input]:
@@ -123,8 +122,10 @@ class HeroLoRALoad(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, file: str) -> str:
+    def fingerprint_inputs(cls, file: str | None) -> str:
         """Another value when the file changed."""
+        if file is None:  # comes through a link and is not known yet
+            return ""
         path = model_file("loras", file)
         return f"{path} {path.stat().st_mtime_ns} {path.stat().st_size}"
 

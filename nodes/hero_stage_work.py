@@ -35,6 +35,7 @@ def restore_clip(
     content = fit(lora, backbone.model, backbone.family)
     kinds = lora.kinds(content.count)
     settings = _settings(backbone, kinds, widgets)
+    backbone.conditions = sum(strength > 0 for strength in settings.strengths)  # the others are not computed
     _say(notes, lora, originals)
     stage = HeroStage(backbone, HostLoRA(backbone.model, content), kinds, settings, same_noise=widgets["same_noise"])
     progress = Progress(len(originals) * settings.num_inference_steps * settings.samples)

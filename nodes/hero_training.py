@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from .convert import to_host
-from .hero_inputs import clip_inputs, sockets
+from .hero_inputs import AS_LOADED, WEIGHTS, clip_inputs, sockets
 from .host import io
 from .types import CATEGORY, HeroLora
 
 MODES = ["explicit", "implicit", "zero-ref", "tgt-ref"]
-WEIGHTS = ["as loaded", "fp8", "nf4"]
 
 
 def _pair_inputs() -> list[io.Input]:
@@ -64,9 +63,10 @@ def _size_widgets() -> list[io.Input]:
         io.Combo.Input(
             "weights",
             options=WEIGHTS,
-            default="as loaded",
-            tooltip="How the model is held while training. as loaded: no extra memory. fp8 and nf4 hold a copy of "
-            "a half and a quarter of the size of bf16, for smaller cards; nf4 needs an NVIDIA card and bitsandbytes.",
+            default=AS_LOADED,
+            tooltip="How the model is held while training. as loaded: the loaded weights themselves; a model loaded as "
+            "fp8 is held as with fp8. fp8 and nf4 hold a copy of a half and a quarter of the size of bf16, for smaller "
+            "cards; nf4 needs an NVIDIA card and bitsandbytes.",
         ),
         io.Boolean.Input(
             "checkpointing", default=False, tooltip="Less memory for activations, about a third slower; same result."

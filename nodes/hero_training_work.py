@@ -27,21 +27,22 @@ from ..zero2hero_core.hero_training_run import LORA, PLOT, STATE, Evaluation, Ru
 from ..zero2hero_core.memory_batches import is_out_of_memory
 from ..zero2hero_core.video import read_image
 from .convert import to_core
-from .hero_inputs import check_anchor, check_like, read_clip, read_reference
+from .hero_inputs import AS_LOADED, WEIGHTS, check_like, read_clip
 from .hero_lora import HeroLora, lora_path, read_hero_lora
 from .host import Progress, io, total_memory
 from .host_notes import Notes
 from .host_train import (
     TrainingBackbone,
     cancelled,
+    held_as,
     load_weights,
     prepare_training,
     saving_on_cancel,
     training_folder,
     training_mode,
 )
+from .socket_checks import check_anchor, check_choice, read_reference
 
-GIB = 2**30
 Result = tuple[HeroLora, torch.Tensor, torch.Tensor, Notes]
 
 
@@ -73,13 +74,14 @@ def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], given: Mapping
     Raises: InputError naming the socket, Zero2HeroError, the host's InterruptProcessingException after saving.
     """
     notes = Notes(node)
+    check_choice("weights", given["weights"], WEIGHTS)
     lora_path(given["name"])  # a bad name is refused before anything is computed
     with training_mode():
         material = read_material(given)
         _say(notes, material)
         backbone = prepare_training(*native)
-        settings = training_settings(backbone, given)
-        check_memory(backbone, settings, material, given["weights"])
+        settings, held = training_settings(backbone, given), held_as(native[0], given["weights"])
+        check_memory(backbone, settings, material, held)
         try:
             load_weights(backbone, native[0], given["weights"])
             pairs = training_pairs(settings.mode, clip_latents(backbone, settings, material))
@@ -92,8 +94,7 @@ def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], given: Mapping
             if not is_out_of_memory(error):
                 raise
             raise Zero2HeroError(
-                "HeroLoRATrainer: out of memory; choose checkpointing, weights fp8 or nf4, a smaller rank or crop, or "
-                "smaller frames."
+                f"HeroLoRATrainer: out of memory; choose {remedies(settings, held, backbone.place.type)}."
             ) from error
 
 
@@ -101,7 +102,7 @@ def read_material(given: Mapping[str, Any]) -> Material:
     """The sockets in the core's layout, checked. Raises: InputError naming the socket."""
     zero, frames = read_clip(given["zero_frames"], given["frames"])
     check_anchor(given["anchor_index"], len(frames))
-    reference = read_reference(given["reference"], frames)
+    reference = read_reference(given["reference"], frames.shape[-2:])
     zero_anchor = None
     if given["mode"] == "implicit":
         if given.get("zero_anchor_frames") is None:
@@ -131,26 +132,35 @@ def training_settings(backbone: TrainingBackbone, given: Mapping[str, Any]) -> H
     return HeroSettings.suited(backbone.recommended, **chosen, **fixed)
 
 
-def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: Material, weights: str) -> None:
-    """Raise `InputError` with what to change when the training cannot fit on the device."""
-    held = "fp32" if backbone.compute_dtype == torch.float32 else "bf16"
+def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: Material, held: str) -> None:
+    """Raise `InputError` with what to change when the training cannot fit on the device. held: see `held_as`."""
+    wide = "fp32" if backbone.compute_dtype == torch.float32 else "bf16"
     estimate = estimate_training(
         ModelSize.from_config(backbone.transformer.config, text_tokens=backbone.text.tokens.shape[1]),
         resolution=settings.seen(material.frames.shape[-2:], backbone.multiple),
         rank=settings.rank,
-        weights=held if weights == "as loaded" else weights,
+        weights=wide if held == AS_LOADED else held,
         conditions=len(settings.kinds),
         checkpointing=settings.checkpointing,
         batch=settings.batch,
         draws=settings.draws,
         device=backbone.place.type,
-        float32=held == "fp32",
+        float32=wide == "fp32",
     )
     if estimate.total > (there := total_memory(backbone.place)):
         raise InputError(
-            f"model: this training needs about {estimate.total / GIB:.1f} GB of memory and {backbone.place} has "
-            f"{there / GIB:.1f} GB; choose checkpointing, weights fp8 or nf4, a smaller rank, or smaller frames."
+            f"model: this training needs about {estimate.total / 1e9:.1f} GB of memory and {backbone.place} has "
+            f"{there / 1e9:.1f} GB; choose {remedies(settings, held, backbone.place.type)}."
         )
+
+
+def remedies(settings: HeroSettings, held: str, device: str) -> str:
+    """What would make a training take less memory, in words; what is chosen already is left out."""
+    smaller = [kind for kind in WEIGHTS[WEIGHTS.index(held) + 1 :] if kind != "nf4" or device == "cuda"]
+    found = [] if settings.checkpointing else ["checkpointing"]
+    found += [f"weights {' or '.join(smaller)}"] if smaller else []
+    found += ["a smaller rank"] if settings.rank > 1 else []
+    return ", ".join([*found, "a smaller crop"]) + ", or smaller frames"
 
 
 def clip_latents(backbone: TrainingBackbone, settings: HeroSettings, material: Material) -> ClipLatents:
@@ -175,9 +185,8 @@ class Job:
         settings, backbone = trainer.settings, trainer.backbone
         restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)
         self.stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
-        weights = [*backbone.transformer.state_dict().values(), backbone.text.tokens]
         described = f"{asdict(settings)} {given['weights']} {material.anchor}"
-        name = digest(described, material.deciding(), [thinned(tensor) for tensor in weights])
+        name = digest(described, material.deciding(), map(thinned, backbone.deciding()))
         path = lora_path(given["name"])
         self.file, self.folder = path.with_stem(f"{path.stem}_{name}"), training_folder(f"{path.stem}_{name}")
         self.progress = Progress(settings.total)

@@ -9,7 +9,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management as model_management
 import comfy.utils
@@ -28,6 +28,7 @@ __all__ = [
     "SaveTarget",
     "Types",
     "check_cancel",
+    "compute_dtype",
     "free_memory",
     "graph_metadata",
     "input_path",
@@ -74,6 +75,11 @@ def free_memory(device: torch.device | str | None = None) -> int:
 def total_memory(device: torch.device | str | None = None) -> int:
     """Return the bytes there are in all: of the device the host computes on, or of "cpu" (main memory)."""
     return int(model_management.get_total_memory(_device(device)))
+
+
+def compute_dtype(base: Any) -> torch.dtype:
+    """Return the type that the host computes a MODEL's `model` in, whatever its weights are stored as."""
+    return base.manual_cast_dtype or base.get_dtype()
 
 
 def input_videos() -> list[str]:

@@ -19,8 +19,9 @@ import torch
 from ..zero2hero_core.backbones.dit import TextEmbedding
 from ..zero2hero_core.checks import InputError
 from ..zero2hero_core.condition_tokens import Condition, ConditionCapture, ConditionInject
-from .host import check_cancel
-from .host_flux import HostCodec, compute_dtype, flux_family, host_text, recommended
+from ..zero2hero_core.hero_memory import condition_bytes
+from .host import check_cancel, compute_dtype
+from .host_flux import HostCodec, flux_family, host_text, recommended
 
 
 class _Override:
@@ -41,8 +42,13 @@ class _Override:
         skip_output_reshape: bool = False,
         **__: Any,
     ) -> torch.Tensor:
-        if mask is not None or query.ndim != 4:
+        if mask is not None:
             raise InputError("model: another patch on it uses an attention mask, which Hero-Stage cannot; remove it.")
+        if query.ndim != 4:
+            raise InputError(
+                f"model: expected the attention of FLUX, on queries of 4 dimensions, got one on {query.ndim}: another "
+                "patch adds it; connect the MODEL without it."
+            )
         out = self.hook(self.layer, query, key.to(query.dtype), value.to(query.dtype))
         self.layer += 1
         return out if skip_output_reshape else out.transpose(1, 2).flatten(2)
@@ -55,6 +61,7 @@ class HostDiT:
         model, vae, conditioning: as they come from the sockets.
         on_pass: called after every sampling pass, for progress. Cancel is looked at before each pass.
 
+    Attributes: conditions: how many the caller keeps on the device while it samples; the host is asked for their room.
     Raises: InputError naming the socket that is wired wrongly.
     """
 
@@ -69,7 +76,7 @@ class HostDiT:
         self.name = type(self.base.model_config).__name__
         transformer = self.base.diffusion_model
         self.layers = len(transformer.double_blocks) + len(transformer.single_blocks)
-        self._loaded_for = 0
+        self.conditions, self._loaded_for = 0, 0
 
     @property
     def device(self) -> torch.device:
@@ -185,6 +192,13 @@ class HostDiT:
     def _load(self, x: torch.Tensor) -> None:
         """Ask the host for the model, once per batch size and after each use of the VAE."""
         if self._loaded_for < len(x):
-            needed = self.base.memory_required(list(x.shape))
+            needed = self.base.memory_required(list(x.shape)) + self._kept_bytes(x)
             comfy.model_management.load_models_gpu([self.model], memory_required=needed)
             self._loaded_for = len(x)
+
+    def _kept_bytes(self, x: torch.Tensor) -> int:
+        """Keys and values of the conditions: the first pass asks for them, though none is there yet, because the
+        sampling, which reads them, does not ask again."""
+        tokens = x.shape[-2] * x.shape[-1] // self.codec.patch**2
+        width = self.base.diffusion_model.params.hidden_size
+        return len(x) * self.conditions * condition_bytes(self.layers, tokens, width, self.dtype.itemsize)

@@ -15,18 +15,10 @@ import torch
 from ..zero2hero_core.backbones.dit import FLUX1, FLUX2, TINY, Family, TextEmbedding
 from ..zero2hero_core.checks import InputError
 from ..zero2hero_core.condition_tokens import pack_latents, unpack_latents
+from .socket_checks import check_vae, unused_parts
 
 FAMILY = "zero2hero_family"  # attribute of the host's model that names a family of ours: set on the bundled tiny DiT
 GUIDANCE = 3.5  # where the CONDITIONING says none: the host's own value
-# Entries of a CONDITIONING that would change the picture and that Hero-Stage has no place for.
-_UNUSED = {
-    "control": "a ControlNet",
-    "reference_latents": "reference latents",
-    "concat_latent_image": "an inpainting picture",
-    "attention_mask": "an attention mask",
-    "area": "an area",
-    "mask": "a mask",
-}
 _WANTED = "model: expected a FLUX model (FLUX.1, FLUX.2 or the bundled tiny DiT)"
 
 
@@ -64,9 +56,11 @@ def host_text(model: Any, family: Family, conditioning: Any) -> tuple[TextEmbedd
     if len(conditioning) != 1:
         raise InputError(f"conditioning: expected one prompt, got {len(conditioning)}; connect one text encode node.")
     tokens, extras = conditioning[0]
-    for name, what in _UNUSED.items():
-        if extras.get(name) is not None:
-            raise InputError(f"conditioning: carries {what}, which Hero-Stage does not use; connect the plain prompt.")
+    if parts := unused_parts(extras):
+        raise InputError(
+            f"conditioning: expected a text alone, got one with {' and '.join(parts)}, which Hero-Stage does not use; "
+            "connect the plain prompt."
+        )
     params = model.model.diffusion_model.params
     if tokens.ndim != 3 or tokens.shape[-1] != params.context_in_dim:
         raise InputError(
@@ -96,13 +90,8 @@ class HostCodec:
     """
 
     def __init__(self, vae: Any, model: Any):
+        check_vae(vae, model)
         self.vae, self.format, self.patch = vae, model.model.latent_format, model.model.diffusion_model.patch_size
-        wanted, got = self.format.latent_channels, getattr(vae, "latent_channels", None)
-        if got != wanted:
-            raise InputError(
-                f"vae: expected the VAE of this MODEL with {wanted} latent channels, got one with {got}; connect the "
-                "VAE that belongs to the model (ae.safetensors for FLUX.1)."
-            )
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """Model latents -> packed latents; FLUX.2's are packed already."""
@@ -130,11 +119,6 @@ class HostCodec:
 def ordinary(tensor: torch.Tensor) -> torch.Tensor:
     """The tensor, copied where it is an inference tensor and the mode is off: autograd could not save it."""
     return tensor.clone() if tensor.is_inference() and not torch.is_inference_mode_enabled() else tensor
-
-
-def compute_dtype(base: Any) -> torch.dtype:
-    """Type that the host computes a model in, whatever its weights are stored as."""
-    return base.manual_cast_dtype or base.get_dtype()
 
 
 def recommended(family: Family) -> Mapping[str, Any]:

@@ -36,7 +36,7 @@ class _Width(int):
 
 
 class TinyLatents(comfy.latent_formats.LatentFormat):
-    """Eight channels, not scaled; the host has no preview of them."""
+    """Latents of the bundled autoencoder: 8 channels, neither shifted nor scaled; the host has no preview of them."""
 
     latent_channels = CHANNELS
     scale_factor = 1.0

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-import comfy.latent_formats
 import comfy.ldm.flux.model
 import comfy.model_management
 import comfy.model_patcher
@@ -19,12 +18,7 @@ import torch
 from ..zero2hero_core.backbones.dit import TINY
 from ..zero2hero_core.backbones.dit_single_file import original_pieces
 from .host_flux import FAMILY
-
-
-class TinyLatents(comfy.latent_formats.LatentFormat):
-    """Latents of the bundled autoencoder: 8 channels, neither shifted nor scaled."""
-
-    latent_channels = 8
+from .host_tiny import TinyLatents
 
 
 class TinyFlux(comfy.supported_models.Flux):

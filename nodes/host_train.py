@@ -23,11 +23,11 @@ from ..zero2hero_core.backbones.dit_precision import FP8, check_weights, store_l
 from ..zero2hero_core.backbones.dit_single_file import original_pieces
 from ..zero2hero_core.backbones.folder import build_on_meta
 from ..zero2hero_core.checks import InputError, Zero2HeroError
-from .host import check_cancel
-from .host_flux import HostCodec, compute_dtype, flux_family, host_text, ordinary, recommended
+from .hero_inputs import AS_LOADED
+from .host import check_cancel, compute_dtype
+from .host_flux import HostCodec, flux_family, host_text, ordinary, recommended
 
 PREFIX = "diffusion_model."
-AS_LOADED = "as loaded"
 _WIDE = (torch.float32, torch.bfloat16, torch.float16)
 _FLOATS = (*_WIDE, FP8, torch.float8_e5m2)
 
@@ -121,12 +121,26 @@ class TrainingBackbone(DiTBackbone):
     Cancel is looked at before each pass that is not trained on: a training step that was broken off could not be
     resumed exactly.
 
-    Attributes: place, compute_dtype: where and in which type the host computes. guidance: of the CONDITIONING.
+    Attributes: place, compute_dtype: where and in which type the host computes. guidance: of the CONDITIONING. vae: the
+    host's.
     """
 
     place: torch.device
     compute_dtype: torch.dtype
     guidance: float
+    vae: Any
+
+    def deciding(self) -> Iterator[torch.Tensor]:
+        """What the result of a training depends on, besides pictures and settings: weights and text.
+
+        The VAE counts by its weights, not by the latents it makes: these may differ in their last bits from one start
+        of the host to the next (another kernel, tiles for want of memory), and a broken off training must be found.
+        """
+        yield from self.transformer.state_dict().values()
+        yield from self.vae.first_stage_model.state_dict().values()
+        yield self.text.tokens
+        if self.text.pooled is not None:
+            yield self.text.pooled
 
     def _run(self, *given: Any, **named: Any) -> torch.Tensor:
         if not torch.is_grad_enabled():
@@ -151,19 +165,27 @@ def prepare_training(model: Any, vae: Any, conditioning: Any) -> TrainingBackbon
         recommended=recommended(family),
     )
     backbone.place, backbone.compute_dtype = model.load_device, compute_dtype(model.model)
-    backbone.guidance = guidance
+    backbone.guidance, backbone.vae = guidance, vae
     return backbone
+
+
+def held_as(model: Any, weights: str) -> str:
+    """How a training holds the MODEL's weights: "as loaded", which is the host's own memory, "fp8" or "nf4".
+
+    What the host loaded as float8 is held as "fp8": its own has no factors and no backward pass.
+    """
+    return "fp8" if weights == AS_LOADED and model.model.get_dtype() not in _WIDE else weights
 
 
 def load_weights(backbone: TrainingBackbone, model: Any, weights: str) -> None:
     """Give a prepared backbone the MODEL's weights; MODEL stays as it is. Call it inside `training_mode`.
 
-    Args: weights: "as loaded" shares the host's memory; "fp8" and "nf4" keep a smaller copy on the device.
+    Args: weights: "as loaded" shares the host's memory where it can (`held_as`); "fp8" and "nf4" keep a smaller copy on
+    the device.
     Raises: InputError for weights that cannot be read, or nf4 without what it needs.
     """
     transformer, device, dtype = backbone.transformer, backbone.place, backbone.compute_dtype
-    if weights == AS_LOADED and model.model.get_dtype() not in _WIDE:
-        weights = "fp8"  # the host's own float8 has no factors and no backward pass
+    weights = held_as(model, weights)
     if weights != AS_LOADED:
         check_weights(weights, device)
     with torch.inference_mode():

@@ -17,10 +17,11 @@ import comfy.ldm.modules.attention as attention
 import comfy.model_management as model_management
 import torch
 
-from ..zero2hero_core.backbones.unet import output_of
+from ..zero2hero_core.backbones.unet import HookSlot, UNetCalls, output_of
 from ..zero2hero_core.checks import InputError, check_images, check_range
-from .host import check_cancel
-from .host_unet_checks import LAYERS, check_model, check_sides, check_vae, read_context, transformer_of
+from .host import check_cancel, compute_dtype
+from .host_unet_checks import LAYERS, check_model, check_sides, read_context, transformer_of
+from .socket_checks import check_vae
 
 ATTACHMENT = "zero2hero"  # what a MODEL of ours carries along: {"name": ..., "recommended": {...}}
 
@@ -43,11 +44,9 @@ class HostPosterior:
         return self._mean + self._spread * noise.to(self._mean)
 
 
-class _Slot:
-    """Holds the hook of the pass that is running. The host deep-copies patches when a MODEL is cloned: a copy would
-    drag all that was captured along, so there is none."""
-
-    hook: Any = None
+class _Slot(HookSlot):
+    """The host deep-copies patches when a MODEL is cloned: a copy would drag all that was captured along, so there is
+    none."""
 
     def __deepcopy__(self, _memo: dict[int, Any]) -> _Slot:
         return self
@@ -79,7 +78,7 @@ def _pytorch_attention(_function: Callable[..., torch.Tensor], *given: Any, **na
     return attention.attention_pytorch(*given, **named)
 
 
-class HostUNet:
+class HostUNet(UNetCalls):
     """MODEL, VAE and CONDITIONING for Zero-Stage.
 
     Args:
@@ -121,7 +120,7 @@ class HostUNet:
     @property
     def dtype(self) -> torch.dtype:
         """Floating point type that the UNet computes in."""
-        return self.model.model.manual_cast_dtype or self.model.model.get_dtype()
+        return compute_dtype(self.model.model)
 
     @property
     def factor(self) -> int:
@@ -132,11 +131,6 @@ class HostUNet:
     def multiple(self) -> int:
         """Frame sides must be multiples of this: the latent cell times the UNet's three halvings."""
         return self.factor * 8
-
-    def size_of_layer(self, layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
-        """Token grid (h, w) of an attention layer for latents of a size."""
-        shrink = 2 ** (3 - layer // 3)
-        return latent_hw[0] // shrink, latent_hw[1] // shrink
 
     def widths(self) -> dict[int, int]:
         """Channels of each attention layer."""
@@ -172,10 +166,6 @@ class HostUNet:
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         return self.model.model.latent_format.process_in(latents.float().to(self.device))
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents (N, C, h, w), float32, of images (N, 3, H, W) in [0, 1]: the posterior's mode."""
-        return self.posterior(images).mode()
 
     def vae_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the host's LATENT holds them: not scaled for the UNet."""
@@ -233,11 +223,6 @@ class HostUNet:
         clean = self._denoise(latents, timestep, context, hook)
         self._called()
         return (latents * (sigma**2 + 1).sqrt() - clean) / sigma
-
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
-        """Forward diffusion of latents to a timestep."""
-        alpha = self.alphas_cumprod[timestep]
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     @torch.no_grad()
     def features(self, latents: torch.Tensor, timestep: int, context: torch.Tensor, block: int) -> torch.Tensor:

@@ -9,9 +9,12 @@ from comfy.ldm.modules.attention import SpatialTransformer, SpatialVideoTransfor
 from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
 
 from ..zero2hero_core.checks import InputError
+from .socket_checks import unused_parts
 
 LAYERS = range(3, 12)  # decoder blocks with attention; the host numbers its output blocks as the paper its layers
 REMEDY = "connect the MODEL of a Stable Diffusion 1.5 or 2.1 checkpoint"
+TRAINED_STEPS = 1000  # of the noise schedule
+_UNPATCHED = "leave out the nodes that patch the MODEL's sampling"
 
 
 def transformer_of(block: Any) -> Any:
@@ -38,22 +41,17 @@ def check_model(model: Any) -> None:
             f"model: expected {channels} input channels, got {unet.in_channels} "
             f"(an inpainting, depth or editing model); {REMEDY} for plain generation."
         )
-    sampling = model.get_model_object("model_sampling")
-    if len(getattr(sampling, "sigmas", ())) != 1000 or not hasattr(sampling, "log_sigmas"):
-        raise InputError(
-            f"model: expected a noise schedule of 1000 steps, got {type(sampling).__bases__[0].__name__}; "
-            "leave out the nodes that patch the MODEL's sampling."
-        )
+    _check_sampling(model.get_model_object("model_sampling"))
 
 
-def check_vae(vae: Any, model: Any) -> None:
-    """Raise `InputError` unless the VAE's latents are what the MODEL works on."""
-    wanted, got = model.model.latent_format.latent_channels, getattr(vae, "latent_channels", None)
-    if got != wanted or getattr(vae, "latent_dim", 2) != 2:
-        raise InputError(
-            f"vae: expected a VAE with {wanted} latent channels for this MODEL, got {got}; "
-            "connect the VAE of the same checkpoint."
-        )
+def _check_sampling(sampling: Any) -> None:
+    """Raise `InputError` unless noise is added as Stable Diffusion was trained with: diffusion in 1000 steps."""
+    if not hasattr(sampling, "log_sigmas"):  # schedules of flow matching have none
+        kind = type(sampling).__bases__[0].__name__  # the host makes a class of a schedule and a kind of prediction
+        raise InputError(f"model: expected the noise schedule of a diffusion model, got {kind}; {_UNPATCHED}.")
+    steps = len(sampling.sigmas)
+    if steps != TRAINED_STEPS:
+        raise InputError(f"model: expected a noise schedule of {TRAINED_STEPS} steps, got {steps}; {_UNPATCHED}.")
 
 
 def read_context(conditioning: Any, model: Any) -> torch.Tensor:
@@ -82,7 +80,5 @@ def check_sides(socket: str, images: torch.Tensor, multiple: int) -> None:
 
 
 def ignored_parts(conditioning: Any) -> list[str]:
-    """What stands in a CONDITIONING and has no effect on Zero-Stage: further entries, ControlNets, hooks, areas."""
-    found = [] if len(conditioning) == 1 else ["entries after the first"]
-    known = {"control": "ControlNet", "hooks": "hooks", "gligen": "GLIGEN", "area": "areas", "mask": "masks"}
-    return found + [text for key, text in known.items() if conditioning[0][1].get(key) is not None]
+    """What stands in a CONDITIONING and has no effect on Zero-Stage: further entries, and what is in the first."""
+    return ([] if len(conditioning) == 1 else ["entries after the first"]) + unused_parts(conditioning[0][1])

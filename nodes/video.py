@@ -24,6 +24,7 @@ from .host import (
     temporary_folder,
     ui,
 )
+from .socket_checks import check_choice
 from .types import CATEGORY
 from .video_frames import FITS, Clip, Selection, clip_of, select, size_of
 
@@ -240,8 +241,7 @@ class VideoSave(io.ComfyNode):
     def execute(
         cls, frames: Any, fps: float, filename_prefix: str, format: str, crf: int, audio: Any = None
     ) -> io.NodeOutput:
-        if format not in SUFFIXES:  # not every host checks the choice of a graph that comes through its API
-            raise InputError(f"format: expected {', '.join(SUFFIXES)}, got {format!r}.")
+        check_choice("format", format, SUFFIXES)
         if format == "png" and audio is not None:
             raise InputError("audio: a folder of PNG files holds no sound; disconnect audio or set format to mp4.")
         clip, texts = clip_of(frames, fps, audio), graph_metadata(cls)

@@ -16,6 +16,7 @@ from ..zero2hero_core.video import FrameSource, frame_rate, open_frames
 from .convert import to_core
 from .convert_audio import read_audio
 from .host import Progress, free_memory, video_file
+from .socket_checks import check_choice
 
 SHARE = 0.8  # of the free memory that loaded frames may take; the rest of the graph needs some, too
 FITS: dict[str, Literal["resize", "crop", "pad"]] = {"stretch": "resize", "crop": "crop", "pad": "pad"}
@@ -56,8 +57,7 @@ def select(
     FITS.
     Raises: InputError.
     """
-    if fit not in FITS:  # not every host checks the choice of a graph that comes through its API
-        raise InputError(f"fit: expected {', '.join(FITS)}, got {fit!r}.")
+    check_choice("fit", fit, FITS)
     shape: dict[str, Any] = {"size": size, "multiple": multiple, "policy": FITS[fit]}
     if force_rate == 0:
         source = open_frames(path, start=start, stride=stride, maximum=maximum or None, **shape)

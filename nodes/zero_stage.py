@@ -7,9 +7,7 @@ from typing import Any
 from .convert import to_host
 from .host import io, ui
 from .types import CATEGORY, Correspondence
-from .zero_stage_work import LAYERS, correspond_clip, edit_clip
-
-TOKENS = ["fixed", "adaptive", "all"]
+from .zero_stage_work import LAYERS, TOKENS, correspond_clip, edit_clip
 
 
 def sockets() -> list[io.Input]:

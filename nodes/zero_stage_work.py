@@ -12,14 +12,17 @@ from ..zero2hero_core.correspondence import Correspondence
 from ..zero2hero_core.correspondence_file import ClipCorrespondence
 from ..zero2hero_core.memory_batches import halving
 from ..zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
+from ..zero2hero_core.zero_stage_latents import ADAPTIVE_MAX
 from ..zero2hero_core.zero_stage_matches import WEAK, narrow_matches, weak_share
 from .convert import mask_to_core, mask_to_host, to_core, to_host
 from .host import Progress, io
 from .host_notes import Notes
 from .host_unet import HostUNet
 from .host_unet_checks import check_sides, ignored_parts
+from .socket_checks import check_anchor, check_choice, read_reference
 
 LAYERS = {"all (3-11)": (3, 11), "middle and fine (6-11)": (6, 11), "fine (9-11)": (9, 11), "coarse (3-5)": (3, 5)}
+TOKENS = ["fixed", "adaptive", "all"]
 PICTURES = 8  # frames whose matches are shown
 MANY = 0.5  # share of weak matches from which they are warned of
 ALIKE = 4.01 / 255  # reference and anchor that differ by no more are the same picture
@@ -47,7 +50,7 @@ class Edited:
 def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], frames: Any, widgets: Any) -> Matched:
     """Match every frame with the anchor. native: MODEL, VAE, CONDITIONING. Raises: InputError naming the socket."""
     images, anchor_index, max_k = to_core(frames, "frames"), widgets["anchor_index"], widgets["max_k"]
-    check_index("anchor_index", anchor_index, len(images))
+    check_anchor(anchor_index, len(images))
     progress = Progress(len(images) + 1)
     backbone = HostUNet(*native, on_call=progress.step)
     check_sides("frames", images, backbone.multiple)
@@ -131,12 +134,11 @@ def edit_clip(
     progress = Progress(steps + 2 * steps * -(-len(images) // batch))
     backbone = HostUNet(*native, on_call=progress.step)
     check_sides("frames", images, backbone.multiple)
-    anchor_index = correspondence.anchor_index
-    anchor = images[anchor_index]
+    anchor = images[correspondence.anchor_index]
     _say_no_ops(notes, anchor, reference, masks)
     _say_ignored(notes, native[2])
-    stage = ZeroStage(backbone, anchor, reference, anchor_index, settings)
-    matches = _narrow(correspondence, settings, stage)
+    stage = ZeroStage(backbone, anchor, reference, correspondence.anchor_index, settings)
+    matches = _narrow(correspondence, settings, stage, notes)
     backbone.extra_memory = _bank_bytes(backbone, stage, matches, masks, batch)
     edited = torch.empty(len(images), *images.shape[-2:], 3)
     latents: list[torch.Tensor] = []
@@ -170,13 +172,9 @@ def _batches(work: Any, count: int, batch: int) -> Any:
 def _read_clip(clip: tuple[Any, Any, Any], correspondence: ClipCorrespondence) -> tuple[torch.Tensor, Any, Any]:
     """Frames (N, 3, H, W), reference (3, H, W), masks (N, 1, H, W) or None, checked against each other."""
     frames, reference, mask = clip
-    images, picture = to_core(frames, "frames"), to_core(reference, "reference")
-    (height, width), made = images.shape[-2:], correspondence.size_hw
-    if len(picture) != 1 or picture.shape[-2:] != images.shape[-2:]:
-        raise InputError(
-            f"reference: expected one picture of {width} x {height} pixels like the frames, got {len(picture)} of "
-            f"{picture.shape[-1]} x {picture.shape[-2]}; connect the edited anchor frame, resized without cropping."
-        )
+    images, made = to_core(frames, "frames"), correspondence.size_hw
+    height, width = images.shape[-2:]
+    picture = read_reference(reference, (height, width))
     if sorted(correspondence.frames) != list(range(len(images))) or tuple(made) != (height, width):
         raise InputError(
             f"correspondence: expected matches of these {len(images)} frames of {width} x {height}, got "
@@ -184,10 +182,12 @@ def _read_clip(clip: tuple[Any, Any, Any], correspondence: ClipCorrespondence) -
         )
     check_index("correspondence", correspondence.anchor_index, len(images))
     masks = None if mask is None else mask_to_core(mask, len(images), (height, width))
-    return images, picture[0], masks
+    return images, picture, masks
 
 
 def _settings(widgets: Any) -> ZeroStageSettings:
+    check_choice("tokens", widgets["tokens"], TOKENS)
+    check_choice("layers", widgets["layers"], LAYERS)
     first, last = LAYERS[widgets["layers"]]
     return ZeroStageSettings(
         num_inference_steps=widgets["steps"],
@@ -200,13 +200,15 @@ def _settings(widgets: Any) -> ZeroStageSettings:
 
 
 def _narrow(
-    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage
+    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage, notes: Notes
 ) -> dict[int, Correspondence] | None:
     if settings.k == -1:
         return None
     known = correspondence.frames
     for grid in stage.editor.grids:
         known[0].level(grid)  # raises where the grid is another
+    if settings.k == "adaptive":
+        _say_few_matches(notes, correspondence)
     return {number: narrow_matches(known[number], settings.k) for number in known}
 
 
@@ -219,6 +221,16 @@ def _say_no_ops(notes: Notes, anchor: torch.Tensor, reference: torch.Tensor, mas
     if empty:
         where = "every frame, so nothing is edited" if empty == len(masks) else f"{empty} of {len(masks)} frames"
         notes.warn(f"the mask is empty in {where}.")
+
+
+def _say_few_matches(notes: Notes, correspondence: ClipCorrespondence) -> None:
+    """What "adaptive" cannot read, as the correspondence does not hold it."""
+    kept = min(matches.levels[1].indices.shape[1] for matches in correspondence.frames.values())
+    if kept < ADAPTIVE_MAX:
+        notes.warn(
+            f"tokens adaptive reads up to {ADAPTIVE_MAX} matches, the correspondence holds {kept} of each part; set "
+            f"max_k of DIFTCorrespondence to {ADAPTIVE_MAX}."
+        )
 
 
 def _say_ignored(notes: Notes, conditioning: Any) -> None:

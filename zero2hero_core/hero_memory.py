@@ -23,6 +23,7 @@ __all__ = [
     "MemoryEstimate",
     "ModelSize",
     "Pass",
+    "condition_bytes",
     "estimate_restoring",
     "estimate_training",
     "kept_by_block",
@@ -81,6 +82,15 @@ class MemoryEstimate:
     def as_dict(self) -> dict[str, Any]:
         """For a JSON report."""
         return {"title": self.title, "computed": True, "bytes": dict(self.parts), "total_bytes": self.total}
+
+
+def condition_bytes(blocks: int, tokens: int, width: int, value: int) -> int:
+    """Bytes of the keys and values that one picture of a condition leaves.
+
+    Args: blocks: of the transformer, each with one attention layer; tokens: of the picture; width: of a token; value:
+    bytes of a number, 2 or 4.
+    """
+    return blocks * 2 * tokens * width * value
 
 
 def kept_by_block(size: ModelSize, double: bool, run: Pass) -> int:
@@ -193,7 +203,7 @@ def estimate_training(
     noise = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
     shown = Pass(seen, 1, 0, rank, c)
     lora = conditions * size.lora_parameters(rank)
-    keys_values = conditions * size.blocks * 2 * seen * size.width * c
+    keys_values = conditions * condition_bytes(size.blocks, seen, size.width, c)
     kept = rows * kept_by_pass(size, noise, checkpointing=checkpointing)
     kept += batch * conditions * kept_by_pass(size, shown, checkpointing=checkpointing)
     parts = [
@@ -230,10 +240,11 @@ def estimate_restoring(
     c = _checked(weights, float32, conditions, rank=rank, frames=frames)
     seen = size.tokens(condition_resolution or resolution)
     run = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
+    keys_values = frames * conditions * condition_bytes(size.blocks, seen, size.width, c)
     parts = (
         (f"base weights ({weights})", size.weight_bytes(weights, c)),
         ("LoRA (float32)", _FLOAT32 * conditions * size.lora_parameters(rank)),
-        ("keys and values of the conditions", frames * conditions * size.blocks * 2 * seen * size.width * c),
+        ("keys and values of the conditions", keys_values),
         ("working set of one block", frames * _working_set(size, run, weights, backward=False)),
         *_context(device),
     )

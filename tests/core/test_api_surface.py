@@ -93,6 +93,7 @@ SURFACE = {
         "HookSlot",
         "HookedAttention",
         "UNetBackbone",
+        "UNetCalls",
         "decoder_attentions",
         "output_of",
     },
@@ -125,6 +126,7 @@ SURFACE = {
     "hero_memory": {
         "MemoryEstimate",
         "Pass",
+        "condition_bytes",
         "estimate_restoring",
         "estimate_training",
         "kept_by_block",

@@ -23,6 +23,7 @@ from zero2hero_core.hero_memory import (
     MemoryEstimate,
     ModelSize,
     Pass,
+    condition_bytes,
     estimate_restoring,
     estimate_training,
     kept_by_pass,
@@ -195,6 +196,7 @@ def test_conditions_hold_no_more_than_their_own_keys_and_values(layout, checkpoi
     assert len(held) == 2 * 5 * 2
     for tensor in held:
         assert tensor.untyped_storage().nbytes() == GRID[0] * GRID[1] * 64 * 4
+    assert sum(tensor.nbytes for tensor in held) == 2 * condition_bytes(5, GRID[0] * GRID[1], 64, 4)
 
 
 def test_gradients_of_keys_and_values_hold_no_more_than_themselves():

@@ -27,6 +27,7 @@ def test_restoring_on_the_hosts_model_equals_the_core(run_in_host):
     assert values["pictures"] < 1e-4
     assert values["effect of the LoRA"] > 0.1
     assert values["model changed"] == [] and values["hooks left"] == 0
+    assert values["room asked"] == {count: [int(count) * values["a condition's bytes"]] * 2 for count in ("1", "2")}
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +64,11 @@ def test_training_under_inference_mode(trained):
 
 def test_a_finished_training_is_not_repeated(trained):
     assert "finished before" in trained["again said"]["text"][0] and trained["again equal"]
+
+
+def test_another_vae_or_text_is_another_training(trained):
+    assert trained["files with another text"] == 2
+    assert trained["files with another VAE"] == 3
 
 
 def test_cancel_and_resume_give_the_unbroken_run(trained):
@@ -115,6 +121,9 @@ def test_flux2_where_the_host_knows_it(run_in_host):
         ("restore: prompt of another model", "conditioning", "text encoders"),
         ("restore: two prompts", "conditioning", "connect one"),
         ("train: ControlNet", "conditioning", "connect the plain prompt"),
+        ("restore: hooks and GLIGEN", "conditioning", "hooks and GLIGEN"),
+        ("restore: VAE for video", "vae", "got one for video; connect the VAE"),
+        ("train: VAE for video", "vae", "got one for video; connect the VAE"),
         ("restore: unequal counts", "zero_frames", "same clip"),
         ("train: unequal counts", "zero_frames", "same clip"),
         ("restore: unequal sizes", "zero_frames", "resize"),
@@ -122,13 +131,17 @@ def test_flux2_where_the_host_knows_it(run_in_host):
         ("restore: LoRA of another family", "hero_lora", "train one"),
         ("restore: LoRA of another width", "hero_lora", "width 192"),
         ("restore: both strengths 0", "zero_strength and frame_strength", "raise it"),
-        ("train: two references", "reference", "connect one"),
+        ("train: two references", "reference", "got 2 of 64 x 64; connect the edited anchor frame"),
         ("train: reference of another size", "reference", "resize"),
         ("train: anchor outside", "anchor_index", "0 to 1"),
         ("train: implicit without its frames", "zero_anchor_frames", "MaskedCiAKSampler"),
         ("train: a name that leads out", "name", "change it"),
         ("train: quantised weights", "model", "gguf"),
+        ("train: weights of another kind", "weights", "choose one of them"),
         ("save again", "name", "overwrite"),
+        ("save in another precision", "precision", "choose one of them"),
+        ("attention: a mask", "model", "remove it"),
+        ("attention: another attention", "model", "without it"),
     ],
 )
 def test_wrong_wiring_gets_one_sentence(wiring, case, socket, remedy):
@@ -136,7 +149,25 @@ def test_wrong_wiring_gets_one_sentence(wiring, case, socket, remedy):
     assert wiring[case].count(". ") == 0 and "\n" not in wiring[case]
 
 
+def test_memory_is_estimated_for_the_weights_as_they_are_held(wiring):
+    assert wiring["train: in float32"] == wiring["train: in float8"] == "(went through)"
+    assert wiring["held"] == "fp32 Linear fp8 Float8Linear"
+
+
+def test_too_little_memory_names_what_is_not_chosen_yet(wiring):
+    begin = "model: this training needs about 30.0 GB of memory and cpu has 24.0 GB; choose "
+    small, smaller = wiring["train: too large"], wiring["train: too large with less"]
+    assert small == f"{begin}checkpointing, weights fp8, a smaller rank, a smaller crop, or smaller frames."
+    assert smaller == f"{begin}a smaller crop, or smaller frames."
+
+
+def test_half_a_file_says_which_half_is_missing(wiring):
+    assert "metadata of Hero-Stage beside its tensors, got none;" in wiring["read: no_metadata"]
+    assert "tensors of Hero-Stage beside its metadata, got some in the authors'" in wiring["read: no_tensors"]
+
+
 def test_saving_and_loading(wiring):
+    assert wiring["fingerprint"] == "True" and wiring["fingerprint through a link"] == ""
     assert wiring["restore: one strength 0"] == "(went through)"
     assert wiring["loaded"] == "True True" and wiring["overwrite"] == "(went through)"
     assert "hero/mine.safetensors" in wiring["offered"].replace("\\", "/")

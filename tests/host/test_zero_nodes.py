@@ -53,6 +53,11 @@ def refusals() -> dict[str, list[str]]:
         "mask count": ["ShapeError: mask:", "2", "got 3"],
         "k": ["InputError: k:", "at most 8", "got 9"],
         "anchor": ["InputError: anchor_index:", "0 to 1", "got 2"],
+        "tokens": ["InputError: tokens:", "fixed, adaptive, all", "got 'some'"],
+        "layers": ["InputError: layers:", "coarse (3-5)", "got 'all'"],
+        "video vae": ["InputError: vae:", "for pictures", "for video"],
+        "few steps": ["InputError: model:", "1000 steps", "got 50", "leave out"],
+        "flow": ["InputError: model:", "ModelSamplingDiscreteFlow", "leave out"],
         "max_k": ["InputError: max_k:", "at most 16", "got 64"],
         "sides": ["InputError: frames:", "multiples of 64", "64 x 48", "resize"],
     }
@@ -64,6 +69,8 @@ def test_lora_cancel_velocity_and_refusals(run_in_host: Run, refusals: dict[str,
     assert got["lora changes"] > 30 * got["lora as merged"] and got["lora as merged"] < CLOSE
     assert got["velocity"] < CLOSE < got["velocity changes"]
     assert got["cancel"] == [["InterruptProcessingException", passes] for passes in (1, 2, 4)]
+    assert "the correspondence holds 2 of each part; set max_k" in got["two matches"]
+    assert "matches" not in got["eight matches"]
     assert set(got["refused"]) == set(refusals)
     for name, words in refusals.items():
         text = got["refused"][name]

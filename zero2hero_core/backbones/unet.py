@@ -128,7 +128,31 @@ class Posterior:
         return self._distribution.sample(generator).float() * self._scale
 
 
-class UNetBackbone:
+class UNetCalls:
+    """The calls of a UNet backbone that are alike whoever runs UNet and autoencoder (diffusers here, or a host)."""
+
+    alphas_cumprod: torch.Tensor
+
+    def posterior(self, images: torch.Tensor) -> Any:
+        """What the encoder says of images (N, 3, H, W) in [0, 1]: an object with `mode` and `sample`."""
+        raise NotImplementedError
+
+    def size_of_layer(self, layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
+        """Token grid (h, w) of an attention layer for latents of a size."""
+        shrink = 2 ** (3 - layer // 3)
+        return latent_hw[0] // shrink, latent_hw[1] // shrink
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Latents (N, C, h, w), float32, of images (N, 3, H, W) in [0, 1]: the posterior's mode."""
+        return self.posterior(images).mode()
+
+    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
+        """Forward diffusion of latents to a timestep."""
+        alpha = self.alphas_cumprod[timestep]
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+
+class UNetBackbone(UNetCalls):
     """A UNet, its autoencoder and its noise schedule.
 
     Args:
@@ -191,11 +215,6 @@ class UNetBackbone:
         """Frame sides must be multiples of this: the latent cell times the UNet's three halvings."""
         return self.factor * 2 ** (len(self.unet.up_blocks) - 1)
 
-    def size_of_layer(self, layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
-        """Token grid (h, w) of an attention layer for latents of a size."""
-        shrink = 2 ** (3 - layer // 3)
-        return latent_hw[0] // shrink, latent_hw[1] // shrink
-
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Text embedding (1, L, D).
 
@@ -224,10 +243,6 @@ class UNetBackbone:
             )
         found = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
         return Posterior(found, self.scaling_factor)
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents (N, C, h, w), float32, of images (N, 3, H, W) in [0, 1]: the posterior's mode."""
-        return self.posterior(images).mode()
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -259,11 +274,6 @@ class UNetBackbone:
             return out
         alpha = self.alphas_cumprod[timestep]
         return alpha.sqrt() * out + (1 - alpha).sqrt() * latents
-
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timestep: int) -> torch.Tensor:
-        """Forward diffusion of latents to a timestep."""
-        alpha = self.alphas_cumprod[timestep]
-        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     @torch.no_grad()
     def features(self, latents: torch.Tensor, timestep: int, context: torch.Tensor, block: int) -> torch.Tensor:

@@ -7,11 +7,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+import comfy.model_management
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from hero_parts import pictures, random_lora
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
+from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.host_dit import HostDiT
 from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
 from zero2hero_ext.nodes.host_tiny import tiny_vae
@@ -20,6 +22,7 @@ from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, 
 from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
+RESTORE = {"steps": 1, "samples": 1, "zero_strength": 1.0, "seed": 0, "same_noise": True, "batch_size": 1}
 core = load_tiny_dit()
 path = Path(tempfile.mkdtemp()) / "hero.safetensors"
 with torch.inference_mode():  # as the host runs its nodes
@@ -45,6 +48,21 @@ with torch.inference_mode():
     found["latents, small condition"] = float((scaled[0] - scaled[1]).abs().max())
     made = [HeroStage(dit, lora, kinds, settings).restore(zero, frames, [0, 1]) for dit, lora in both]
     found["pictures"] = float((made[0] - made[1]).abs().max())
+    one = host.condition(inputs[0][:1], 0, (8, 8), guidance=1.0)
+    found["a condition's bytes"] = sum(tensor.nbytes for pair in one.keys_values.values() for tensor in pair)
+    found["room asked"], load = {}, comfy.model_management.load_models_gpu
+    for count, strength in ((1, 0.0), (2, 1.0)):
+        asked = found["room asked"][count] = []
+
+        def noting(models, memory_required=0, asked=asked, **named):
+            """Notes what is asked for besides the weights and one pass."""
+            if models[0] is model:
+                asked.append(int(memory_required - model.model.memory_required([1, 8, 16, 16])))
+            return load(models, memory_required=memory_required, **named)
+
+        comfy.model_management.load_models_gpu = noting
+        given = {"zero_frames": zero.movedim(1, -1), "frames": frames.movedim(1, -1), "frame_strength": strength}
+        HeroRestore.execute(model, host.codec.vae, conditioning, read_hero_lora(path), **given, **RESTORE)
 after = model.model.state_dict()
 found["model changed"] = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
 found["hooks left"] = sum(len(module._forward_hooks) for module in model.model.modules())

@@ -78,6 +78,14 @@ with torch.inference_mode():  # as the host loads models and runs nodes
     found["again said"] = again.ui
     found["again equal"] = bool(torch.equal(again.result[1], samples))
 
+    words, extras = conditioning[0]
+    other_text = [[words, {**extras, "pooled_output": extras["pooled_output"] + 1}]]
+    other_vae = tiny_vae()
+    next(other_vae.first_stage_model.parameters()).mul_(1.01)
+    for what, changed in (("text", {"conditioning": other_text}), ("VAE", {"vae": other_vae})):
+        HeroLoRATrainer.execute(**native | changed, **clip, **widgets())
+        found[f"files with another {what}"] = len(list(files[0].parent.glob(f"{files[0].stem[:5]}*")))
+
     undo = interrupt_at(2)
     try:
         HeroLoRATrainer.execute(**native, **clip, **widgets(name="hero/other"))

@@ -65,6 +65,14 @@ def check_memory(folder: Path) -> None:
     assert video.VideoLoad.validate_inputs(None) is True
 
 
+def check_choices(folder: Path) -> None:
+    """Hosts differ in whether they look at the choice of a graph that comes through their API."""
+    message = told(video.VideoSave.execute, torch.rand(1, 48, 64, 3), 24.0, "clip", "avi", -1)
+    assert message == "format: expected one of mp4, webm, mov, mkv, png, got 'avi'; choose one of them.", message
+    shape = {"force_rate": 0.0, "start": 0, "maximum": 0, "stride": 1, "size": None, "multiple": 16}
+    assert "fit: expected one of stretch, crop, pad" in told(video_frames.select, folder, **shape, fit="squeeze")
+
+
 def check_cancel(output: Path) -> None:
     """Cancel ends the node at the next frame and leaves no file; the next run goes on."""
     clip = video_frames.clip_of(torch.rand(4, 48, 64, 3), 24.0, None)
@@ -127,7 +135,7 @@ def check_pixel_swap() -> None:
     clip = ClipCorrespondence({1: matches}, (8, 8), 0)
     frames = evaluation.PixelSwap.execute(clip, reference).args[0]
     assert torch.equal(frames[0], reference[0]) and torch.equal(frames[1], reference[0].flip(0, 1))
-    assert "reference: expected 1 picture of 8 x 8" in told(evaluation.PixelSwap.execute, clip, reference[:, :4])
+    assert "reference: expected one picture of 8 x 8" in told(evaluation.PixelSwap.execute, clip, reference[:, :4])
 
 
 def main() -> None:
@@ -139,6 +147,7 @@ def main() -> None:
     check_rates()
     with torch.inference_mode():
         check_memory(folder)
+        check_choices(folder)
         check_cancel(output)
         check_progress()
         check_ssim()

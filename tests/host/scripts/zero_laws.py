@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from types import SimpleNamespace
 
 import comfy.model_base
 import comfy.model_management as model_management
 import comfy.model_patcher
 import comfy.sd
 import torch
-from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete
+from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from zero2hero_ext.nodes import host_tiny
 from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
@@ -121,7 +123,16 @@ with torch.inference_mode():
         "mask size": refusal(*native, mask=torch.ones(1, 32, 32)),
         "mask count": refusal(*native, mask=torch.ones(3, 64, 64)),
         "k": refusal(*native, k=9),
+        "tokens": refusal(*native, tokens="some"),
+        "layers": refusal(*native, layers="all"),
+        "video vae": refusal(model, SimpleNamespace(latent_channels=8, latent_dim=3), empty),
+        "few steps": refusal(ModelSamplingDiscrete().patch(model, "lcm", False)[0], vae, empty),
+        "flow": refusal(ModelSamplingSD3().patch(model, 3.0)[0], vae, empty),
     }
+    fewer = {index: narrow_matches(one, 2) for index, one in matched.frames.items()}
+    for name, known in {"two matches": dataclasses.replace(matched, frames=fewer), "eight matches": matched}.items():
+        done = MaskedCiAKSampler.execute(*native, known, frames, reference, **SAMPLE | {"tokens": "adaptive"})
+        out[name] = str(done.ui)
     for name, wrong in {"anchor": {"anchor_index": 2}, "max_k": {"max_k": 64}}.items():
         try:
             DIFTCorrespondence.execute(*native, frames, **MATCH | wrong)
