@@ -69,7 +69,7 @@ def _size_widgets() -> list[io.Input]:
             "cards; nf4 needs an NVIDIA card and bitsandbytes.",
         ),
         io.Boolean.Input(
-            "checkpointing", default=False, tooltip="Less memory for activations, about a third slower; same result."
+            "checkpointing", default=False, tooltip="Less memory for activations, but slower; same result."
         ),
     ]
 

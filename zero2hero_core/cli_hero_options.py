@@ -52,7 +52,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         "--high-noise", type=float, metavar="X", help="share of noise levels drawn near 1, for few sampling steps"
     )
     group.add_argument("--optimiser", choices=("adamw", "adamw8bit"), default="adamw")
-    group.add_argument("--checkpointing", action="store_true", help="less memory, about a third slower")
+    group.add_argument("--checkpointing", action="store_true", help="less memory, slower")
     group.add_argument("--train-seed", type=whole(0), default=0, metavar="N", help="of the training")
     group.add_argument("--save-every", type=whole(1), default=100, metavar="N", help="steps between checkpoints")
     group.add_argument("--evaluate-every", type=whole(1), default=200, metavar="N", help="steps between evaluations")

@@ -1,5 +1,7 @@
 // Runs in the page of ComfyUI's front end: builds a graph from its description, opens one and looks whether it is sound.
 (() => {
+  const BYPASS = 4 // LGraphEventMode, which not every version exports
+
   function widgets(node, values) {
     for (const [name, value] of Object.entries(values)) {
       const widget = name ? node.widgets?.find((one) => one.name === name) : node.widgets?.[0]
@@ -77,6 +79,7 @@
     }
     for (const [key, one] of Object.entries(spec.nodes))
       for (const [input, [from, output]] of Object.entries(one.links)) connect(made[key], input, made[from], output)
+    for (const key of spec.bypassed) made[key].mode = BYPASS
     place(made, spec)
     for (const [title, keys] of Object.entries(spec.groups)) frame(title, keys.map((key) => made[key]), spec)
     return JSON.stringify(app.graph.serialize())

@@ -88,7 +88,9 @@ def do(page: Page, graph: Graph, args: argparse.Namespace) -> None:
 def described(graph: Graph) -> dict[str, Any]:
     """The graph for the page's script."""
     nodes = {key: asdict(node) | {"tint": TINT.get(node.tint, "")} for key, node in graph.nodes.items()}
-    return {"nodes": nodes, "groups": graph.groups, "gap": GAP, "margin": MARGIN, "title": TITLE}
+    bypassed = [key for title in graph.bypassed for key in graph.groups[title]]
+    frames = {"groups": graph.groups, "gap": GAP, "margin": MARGIN, "title": TITLE}
+    return {"nodes": nodes, "bypassed": bypassed} | frames
 
 
 if __name__ == "__main__":

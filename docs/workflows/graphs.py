@@ -20,6 +20,8 @@ from parts import (
     zero_stage,
 )
 
+HERO = "4. Hero-Stage (off: right-click, Set Group Nodes to Always)"
+
 
 def demo_cpu() -> Graph:
     """The whole pipeline on the bundled models, measured as `zero2hero demo` measures it."""
@@ -33,15 +35,14 @@ def demo_cpu() -> Graph:
         "vae": ("tiny", "vae"),
         "conditioning": ("tiny", "hero_conditioning"),
     }
-    clip: dict[str, Link] = {"frames": ("clip", "frames"), "anchor_index": ("clip", "anchor_index")}
     edit: Link = ("clip", "reference")
     nodes = {
         "note": note("demo_cpu", 0, 360),
         "tiny": Node("ZeroToHeroTinyModels", 1, tint="model"),
         "clip": Node("ZeroToHeroDemoClip", 1, tint="model"),
         "look": Node("PreviewImage", 1, "The edit", {"images": edit}, height=240, tint="look"),
-        **zero_stage(2, zero_native, clip, edit),
-        **hero_stage(4, hero_native, clip, edit),
+        **zero_stage(2, zero_native, CLIP, edit),
+        **hero_stage(4, hero_native, CLIP, edit),
         "save": saver(5, ("restore", "restored"), ("clip", "fps"), "zero2hero/demo", "Result"),
     }
     chain = [("clip", "frames"), ("zero", "edited"), ("restore", "restored"), ("clip", "truth")]
@@ -51,7 +52,7 @@ def demo_cpu() -> Graph:
         nodes[f"beside {place}"] = Node("ImageStitch", 1, links=links, values=plain, row=1)
         stitched = (f"beside {place}", "IMAGE")
     beside = saver(2, stitched, ("clip", "fps"), "zero2hero/demo_beside", "Original, Zero, Hero, truth")
-    cross = zero_stage(2, zero_native, clip, edit)["zero"]
+    cross = zero_stage(2, zero_native, CLIP, edit)["zero"]
     cross.title, cross.values = "Plain cross-image attention", {"tokens": "all"}
     swap = {"correspondence": ("matches", "correspondence"), "reference": edit}
     nodes |= {"side by side": beside, "plain": cross, "swap": Node("PixelSwap", 3, links=swap, tint="own")}
@@ -83,34 +84,40 @@ def demo_cpu() -> Graph:
     )
 
 
+def zero_result(column: int) -> Node:
+    """The Zero-Stage video, which the graph ends in as long as the Hero-Stage is bypassed."""
+    return saver(column, ("zero", "edited"), ("clip", "fps"), "zero2hero/zero", "Zero-Stage video")
+
+
+def hero_row(edit: Link, prefix: str) -> dict[str, Node]:
+    """The lower row: FLUX, the Hero-Stage on it, the result."""
+    nodes = flux(1) | hero_stage(2, HERO_NATIVE, CLIP, edit, checkpointing=True)
+    nodes["save"] = saver(3, ("restore", "restored"), ("clip", "fps"), prefix, "Result", audio=("clip", "audio"))
+    for node in nodes.values():
+        node.row = 1
+    return nodes
+
+
 def zero_to_hero() -> Graph:
     """Anchor edit, Zero-Stage and Hero-Stage in one graph."""
     edit: Link = ("edit", "IMAGE")
-    first, making, second = sd15(1), anchor_edit(2), flux(1)
-    hero = hero_stage(2, HERO_NATIVE, CLIP, edit, checkpointing=True)
-    result = saver(3, ("restore", "restored"), ("clip", "fps"), "zero2hero/hero", "Result", audio=("clip", "audio"))
-    below = second | hero | {"save": result}
-    for node in below.values():
-        node.row = 1
+    first, making, below = sd15(1), anchor_edit(2), hero_row(edit, "zero2hero/hero")
     nodes = {
-        "note": note("zero_to_hero_sd15_flux", 0, 380),
+        "note": note("zero_to_hero_sd15_flux", 0, 400),
         "clip": load_clip(1),
         **first,
         **making,
         **zero_stage(4, ZERO_NATIVE, CLIP, edit),
-        "zero save": saver(5, ("zero", "edited"), ("clip", "fps"), "zero2hero/zero", "Zero-Stage video"),
+        "zero save": zero_result(5),
         **below,
     }
-    return Graph(
-        "zero_to_hero_sd15_flux",
-        nodes,
-        {
-            "1. Your clip": ["clip", *first],
-            "2. Edit of the anchor": list(making),
-            "3. Zero-Stage": ["matches", "zero", "zero save"],
-            "4. Hero-Stage": list(below),
-        },
-    )
+    groups = {
+        "1. Your clip": ["clip", *first],
+        "2. Edit of the anchor": list(making),
+        "3. Zero-Stage": ["matches", "zero", "zero save"],
+        HERO: list(below),
+    }
+    return Graph("zero_to_hero_sd15_flux", nodes, groups, bypassed=[HERO])
 
 
 def zero_stage_only() -> Graph:
@@ -130,31 +137,24 @@ def zero_stage_only() -> Graph:
 
 def colorize() -> Graph:
     """A grey clip in the colours of one coloured frame."""
-    first, second, picture = sd15(1), flux(1), edited_picture(2, "The coloured anchor")
     edit: Link = ("edit", "IMAGE")
-    hero = hero_stage(2, HERO_NATIVE, CLIP, edit, checkpointing=True)
-    result = saver(3, ("restore", "restored"), ("clip", "fps"), "zero2hero/coloured", "Result", audio=("clip", "audio"))
-    below = second | hero | {"save": result}
-    for node in below.values():
-        node.row = 1
+    first, picture, below = sd15(1), edited_picture(2, "The coloured anchor"), hero_row(edit, "zero2hero/coloured")
     nodes = {
-        "note": note("colorize", 0, 360),
+        "note": note("colorize", 0, 380),
         "clip": load_clip(1),
         **first,
         **picture,
         **zero_stage(3, ZERO_NATIVE, CLIP, edit),
+        "zero save": zero_result(4),
         **below,
     }
-    return Graph(
-        "colorize",
-        nodes,
-        {
-            "1. Your grey clip": ["clip", *first],
-            "2. Its coloured anchor": list(picture),
-            "3. Zero-Stage": ["matches", "zero"],
-            "4. Hero-Stage": list(below),
-        },
-    )
+    groups = {
+        "1. Your grey clip": ["clip", *first],
+        "2. Its coloured anchor": list(picture),
+        "3. Zero-Stage": ["matches", "zero", "zero save"],
+        HERO: list(below),
+    }
+    return Graph("colorize", nodes, groups, bypassed=[HERO])
 
 
 GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize)

@@ -58,11 +58,13 @@ class Node:
 
 @dataclass
 class Graph:
-    """A workflow. groups: title -> nodes within its frame, which must be neighbours on the canvas."""
+    """A workflow. groups: title -> nodes within its frame, which must be neighbours on the canvas; bypassed: titles of
+    groups that the user switches on later."""
 
     name: str
     nodes: dict[str, Node]
     groups: dict[str, list[str]]
+    bypassed: list[str] = field(default_factory=list)
 
 
 def note(name: str, column: int, height: int, width: int = 400) -> Node:

@@ -40,6 +40,7 @@ def main() -> None:
     comfyui, base, script, *rest = sys.argv[1:]
     split = rest.index("--") if "--" in rest else len(rest)
     start_host(comfyui, base, [flag for flag in rest[:split] if flag != "--host"])
+    sys.path.insert(1, str(Path(script).parent))  # what scripts share
     import_extension()
     sys.argv = [script, *rest[split + 1 :]]
     runpy.run_path(script, run_name="__main__")

@@ -88,6 +88,28 @@ def run_in_host(
     return run
 
 
+@pytest.fixture(scope="session")
+def printed() -> dict[tuple[str, ...], str]:
+    """The last line that a script printed, by its name and arguments."""
+    return {}
+
+
+@pytest.fixture
+def answer(
+    run_in_host: Callable[..., subprocess.CompletedProcess[str]], printed: dict[tuple[str, ...], str]
+) -> Callable[..., Any]:
+    """`answer(script, *args, timeout=900)`: the JSON on the last line that a script prints; several tests may look at
+    what it printed once."""
+
+    def ask(script: str, *args: object, **options: Any) -> Any:
+        key = (script, *map(str, args))
+        if key not in printed:
+            printed[key] = run_in_host(script, *args, **options).stdout.splitlines()[-1]
+        return json.loads(printed[key])
+
+    return ask
+
+
 class ExecutionError(Exception):
     """A prompt was refused or failed; the message is what the user reads. node_id: where, "" when unknown."""
 
@@ -151,6 +173,14 @@ class HostServer:
         """Queue a graph and wait for its outputs; see `submit` and `wait`."""
         return self.wait(self.submit(prompt, workflow), timeout)
 
+    def forget(self) -> None:
+        """Drop loaded models and what nodes gave. The host does it between two graphs, and says nothing: a blank
+        picture comes before or after."""
+        self.post("/free", {"unload_models": True, "free_memory": True})
+        blank = {"width": 16, "height": 16, "batch_size": 1, "color": 0}
+        shown = {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}
+        self.queue({"1": {"class_type": "EmptyImage", "inputs": blank}, "2": shown})
+
     def files(self, outputs: dict[str, Any], node_id: str) -> list[Path]:
         """The files that a node saved."""
         shown = outputs[node_id]["images"]
@@ -210,6 +240,12 @@ def server(
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@pytest.fixture(scope="module")
+def described(server: HostServer) -> dict[str, Any]:
+    """What the host says of its nodes, by node type."""
+    return server.get("/object_info")
 
 
 def _wait_until_up(host: HostServer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -26,16 +25,7 @@ CANCELLED = {
     "VideoMetrics": (2**20, 0),
     "PixelSwap": (2**19, 0),
 }
-Run = Callable[..., Any]
-_READ: dict[str, dict[str, Any]] = {}  # what scripts printed: several tests look at it
-
-
-def answer(run_in_host: Run, script: str, *args: object) -> dict[str, Any]:
-    """The JSON on the last line that a script prints."""
-    key = " ".join([script, *map(str, args)])
-    if key not in _READ:
-        _READ[key] = json.loads(run_in_host(script, *args).stdout.splitlines()[-1])
-    return _READ[key]
+Answer = Callable[..., Any]
 
 
 def kept(got: dict[str, Any], held: int, still: int) -> list[str]:
@@ -54,15 +44,15 @@ def kept(got: dict[str, Any], held: int, still: int) -> list[str]:
     return found
 
 
-def test_cancel_gives_all_memory_back(run_in_host: Run) -> None:
-    got = answer(run_in_host, "cancel_memory.py")
+def test_cancel_gives_all_memory_back(answer: Answer) -> None:
+    got = answer("cancel_memory.py")
     assert set(got) == set(CANCELLED)
     found = {node: kept(got[node], *expected) for node, expected in CANCELLED.items()}
     assert {node: texts for node, texts in found.items() if texts} == {}
 
 
-def test_cancel_leaves_no_files_but_the_trainers_checkpoint(run_in_host: Run) -> None:
-    got = answer(run_in_host, "cancel_memory.py")
+def test_cancel_leaves_no_files_but_the_trainers_checkpoint(answer: Answer) -> None:
+    got = answer("cancel_memory.py")
     for node, files in ((node, found["files"]) for node, found in got.items()):
         if node.startswith("HeroLoRATrainer"):
             (folder,) = {path.rpartition("/")[0].removesuffix("/samples") for path in files["left"]}
@@ -73,8 +63,8 @@ def test_cancel_leaves_no_files_but_the_trainers_checkpoint(run_in_host: Run) ->
 
 
 @pytest.mark.parametrize("state", ["NO_VRAM", "LOW_VRAM"])
-def test_offloaded_weights_give_the_same(run_in_host: Run, state: str) -> None:
-    got = answer(run_in_host, "hero_offloaded.py", state)
+def test_offloaded_weights_give_the_same(answer: Answer, state: str) -> None:
+    got = answer("hero_offloaded.py", state)
     assert {name: value for name, value in got["differs by"].items() if not value < CLOSE} == {}
     assert got["effect of the LoRA"] > 100 * CLOSE
     (loaded, offloaded), (without, fetched) = got["shares"], got["fetched"]
@@ -87,5 +77,5 @@ def test_offloaded_weights_give_the_same(run_in_host: Run, state: str) -> None:
 
 
 @pytest.mark.parametrize("state", ["NO_VRAM", "LOW_VRAM"])
-def test_offloaded_vae_is_fetched_too(run_in_host: Run, state: str) -> None:
-    assert answer(run_in_host, "hero_offloaded.py", state)["vae left"] == []
+def test_offloaded_vae_is_fetched_too(answer: Answer, state: str) -> None:
+    assert answer("hero_offloaded.py", state)["vae left"] == []

@@ -15,15 +15,11 @@ from typing import Any
 
 import pytest
 
-_READ: dict[str, Any] = {}  # starting a host takes a minute or two: once for all tests here
-
 
 @pytest.fixture
-def schemas(run_in_host) -> dict[str, Any]:
+def schemas(answer) -> dict[str, Any]:
     """Texts of every node's schema, by node id."""
-    if not _READ:
-        _READ.update(json.loads(run_in_host("schema_texts.py").stdout.splitlines()[-1]))
-    return _READ
+    return answer("schema_texts.py")
 
 
 def locale(repository: Path, name: str) -> Any:

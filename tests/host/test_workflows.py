@@ -1,44 +1,22 @@
-"""The workflows: sound, offered by the host, and run to their end; the demo gives the command line's figures."""
+"""The workflows: sound, offered by the host, and read as the front end reads them."""
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from PIL import Image
 
-from zero2hero_core.video_writer import VideoWriter
-
 sys.path.insert(0, str(Path(__file__).parent))
-from ui_graph import TEXTS, to_prompt, widget_values, widgets
+from ui_graph import BYPASSED, NAMES, TEXTS, WORKFLOWS, load, switched_on, to_prompt, widget_values, widgets
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WORKFLOWS = sorted((REPOSITORY / "workflows").glob("*.json"))
-NAMES = [path.stem for path in WORKFLOWS]
-MEMORY = 16 * 2**30  # bytes: Stable Diffusion, its ControlNet and FLUX of two blocks, in float32
-DISK = 8 * 2**30
 TITLE = 30  # height of a node's title, pixels
+WITH_HERO = ["colorize", "zero_to_hero_sd15_flux"]  # their Hero-Stage is bypassed at first
 Graph = dict[str, Any]
-
-
-def load(name: str) -> Graph:
-    """A workflow as saved."""
-    return json.loads((REPOSITORY / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture(scope="module")
-def described(server: Any) -> Graph:
-    """What the host says of its nodes."""
-    return server.get("/object_info")
 
 
 def test_there_are_four() -> None:
@@ -67,8 +45,8 @@ def offered(kind: Any, options: Graph) -> list[Any] | None:
     return kind if isinstance(kind, list) else options.get("options")
 
 
-def own_nodes(name: str) -> list[Graph]:
-    """The nodes that run."""
+def nodes_of(name: str) -> list[Graph]:
+    """All nodes that the host knows, bypassed ones, too."""
     return [node for node in load(name)["nodes"] if node["type"] not in TEXTS]
 
 
@@ -79,7 +57,7 @@ def sockets(facts: Graph) -> Graph:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_values_are_those_that_the_hosts_nodes_take(described: Graph, name: str) -> None:
-    for node in own_nodes(name):
+    for node in nodes_of(name):
         inputs = sockets(described[node["type"]])
         files = {file["name"] for file in node["properties"].get("models", [])}
         for widget, value in widget_values(node, described[node["type"]]).items():
@@ -93,7 +71,7 @@ def test_values_are_those_that_the_hosts_nodes_take(described: Graph, name: str)
 
 @pytest.mark.parametrize("name", NAMES)
 def test_links_fit_and_none_is_missing(described: Graph, name: str) -> None:
-    nodes, saved = {node["id"]: node for node in own_nodes(name)}, load(name)
+    nodes, saved = {node["id"]: node for node in nodes_of(name)}, load(name)
     for node in nodes.values():
         facts = described[node["type"]]
         linked = {one["name"] for one in node["inputs"] if one["link"] is not None}
@@ -128,158 +106,26 @@ def test_models_are_those_of_the_guide() -> None:
         assert file["name"] == file["url"].rsplit("/", 1)[-1] and f"`models/{file['directory']}`" in guide
 
 
-def change(prompt: Graph, kind: str, **values: Any) -> None:
-    """Set inputs of all nodes of a kind."""
-    found = [node for node in prompt.values() if node["class_type"] == kind]
-    assert found and all(name in node["inputs"] for node in found for name in values)
-    for node in found:
-        node["inputs"] |= values
-
-
-@pytest.fixture
-def small_demo(described: Graph) -> Graph:
-    """The demo, made small: some seconds instead of minutes."""
-    prompt = to_prompt(load("demo_cpu"), described)
-    change(prompt, "ZeroToHeroDemoClip", frame_count=4, size=128)
-    change(prompt, "MaskedCiAKSampler", steps=5)
-    change(prompt, "HeroLoRATrainer", steps=6)
-    return prompt
-
-
-def measured(prompt: Graph, outputs: Graph) -> dict[str, float]:
-    """PSNR that the metrics nodes show, by the node whose frames they measure and its first value."""
-    found = {}
-    for key, node in prompt.items():
-        if node["class_type"] == "VideoMetrics":
-            source = prompt[node["inputs"]["frames"][0]]
-            name = f"{source['class_type']} {source['inputs'].get('tokens', '')}".strip()
-            found[name] = float(outputs[key]["text"][0].split("PSNR ")[1].split(" dB")[0])
-    return found
-
-
-NAMES_OF = {
-    "HeroRestore": "hero",
-    "MaskedCiAKSampler fixed": "zero",
-    "MaskedCiAKSampler all": "cia",
-    "PixelSwap": "pixel_swap",
-    "ZeroToHeroDemoClip": "identity",
-}
-
-
-def test_the_demo_gives_the_command_lines_figures(server: Any, small_demo: Graph, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "zero2hero_core", "demo", "--out", str(tmp_path / "demo"), "--quiet"]
-    command += ["--frames", "4", "--size", "128", "--steps", "5", "--train-steps", "6"]
-    subprocess.run(command, check=True, cwd=REPOSITORY)
-    expected = json.loads((tmp_path / "demo" / "report.json").read_text(encoding="utf-8"))["psnr"]
-    values = measured(small_demo, server.queue(small_demo, workflow=load("demo_cpu")))
-    assert {NAMES_OF[name] for name in values} == set(expected) - {"autoencoder"}
-    for name, value in values.items():
-        assert value == pytest.approx(expected[NAMES_OF[name]], abs=0.1), name
-    assert len(set(values.values())) == len(values)
-
-
-def frames_of(folder: Path) -> list[bytes]:
-    """The pixels of a folder of PNG files."""
-    return [Image.open(path).tobytes() for path in sorted(folder.glob("*.png"))]
-
-
-def smaller(saved: Graph, described: Graph) -> Graph:
-    """The demo as a user would have saved it after making it small."""
-    chosen = {
-        "ZeroToHeroDemoClip": {"clip": 1, "frame_count": 3, "size": 64},
-        "MaskedCiAKSampler": {"steps": 2},
-        "HeroLoRATrainer": {"steps": 3},
-        "VideoSave": {"format": "png"},
-    }
-    for node in saved["nodes"]:
-        for name, value in chosen.get(node["type"], {}).items():
-            node["widgets_values"][widgets(node, described[node["type"]])[name]] = value
-    return saved
-
-
-def test_saved_reloaded_and_queued_again_gives_the_same_frames(server: Any, described: Graph) -> None:
-    saved = smaller(load("demo_cpu"), described)
-    prompt = to_prompt(saved, described)
-    (result,) = [key for key, node in prompt.items() if node["inputs"].get("filename_prefix") == "zero2hero/demo"]
-    (first,) = server.files(server.queue(prompt, workflow=saved), result)
-    frames = frames_of(first.parent)
-    with Image.open(first) as picture:
-        stored = json.loads(picture.text["workflow"])
-    server.post("/free", {"unload_models": True, "free_memory": True})  # also forgets what nodes gave
-    time.sleep(5)  # the host does it when it is idle, and says nothing
-    shutil.rmtree(server.base / "models" / "loras" / "hero")
-    shutil.rmtree(server.output / "zero2hero")
-    assert to_prompt(stored, described) == prompt
-    (second,) = server.files(server.queue(to_prompt(stored, described), workflow=stored), result)
-    assert len(frames) == 3 and frames_of(second.parent) == frames
-
-
-def test_progress_and_pictures_come_over_the_websocket(
-    server: Any, small_demo: Graph, host_python: Path, host_environment: dict[str, str], tmp_path: Path
-) -> None:
-    change(small_demo, "ZeroToHeroDemoClip", clip=2, size=64)  # nothing of it was computed before
-    (tmp_path / "prompt.json").write_text(json.dumps(small_demo), encoding="utf-8")
-    script = REPOSITORY / "tests" / "host" / "scripts" / "watch.py"
-    command = [str(host_python), str(script), server.url, str(tmp_path / "prompt.json")]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, env=host_environment)
-    found = json.loads(done.stdout.splitlines()[-1])
-    kinds = {key: node["class_type"] for key, node in small_demo.items()}
-    kept = {"ZeroToHeroTinyModels"}  # what a test before this one loaded, the host still has
-    assert set(kinds.values()) - kept <= {kinds[key] for key in found["order"]}
-    shown = {kinds[key] for key in found["pictures"]}
-    assert {"ZeroToHeroDemoClip", "MaskedCiAKSampler", "HeroLoRATrainer", "HeroRestore"} <= shown
-    for key, steps in found["progress"].items():
-        values = [value for value, _ in steps]
-        assert values == sorted(values) and values[-1] == steps[-1][1] > 1, kinds[key]
-    assert {"DIFTCorrespondence", "VideoSave", "VideoMetrics"} <= {kinds[key] for key in found["progress"]}
-
-
-@pytest.fixture(scope="module")
-def models(server: Any, host_python: Path, host_environment: dict[str, str]) -> Iterator[Path]:
-    """Model files of random weights under the names that the workflows ask for."""
-    psutil = pytest.importorskip("psutil")
-    if psutil.virtual_memory().available < MEMORY or shutil.disk_usage(server.base).free < DISK:
-        pytest.skip(f"NOT ENOUGH MEMORY: the models need {MEMORY / 2**30:.0f} GB, and {DISK / 2**30:.0f} GB on disk")
-    folder = server.base / "models"
-    script = REPOSITORY / "tests" / "host" / "scripts" / "standins.py"
-    command = [str(host_python), str(script), str(folder), *map(str, WORKFLOWS)]
-    subprocess.run(command, check=True, env=host_environment)
-    yield folder
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    for path in folder.rglob("*.safetensors"):  # gigabytes that pytest would keep
-        if path.stat().st_size > 10**8:
-            path.unlink()
-
-
-def stand_in(prompt: Graph) -> None:
-    """Sizes and steps as small as may be; the text encoders of FLUX by a node of the tests."""
-    change(prompt, "VideoLoad", file="clip.mp4", maximum=2, short_side=64)
-    change(prompt, "DIFTCorrespondence", ensemble=1)
-    change(prompt, "MaskedCiAKSampler", steps=1)
-    for node in prompt.values():
-        if node["class_type"] == "DualCLIPLoader":
-            node |= {"class_type": "StandInFluxText", "inputs": {}}
-        if node["class_type"] == "UNETLoader":
-            node["inputs"]["weight_dtype"] = "default"  # a CPU takes minutes with fp8
-        if node["class_type"] == "KSampler":
-            node["inputs"] |= {"steps": 2, "sampler_name": "euler"}
-        if node["class_type"] == "HeroLoRATrainer":
-            node["inputs"] |= {"steps": 1, "rank": 2, "evaluate_every": 0}
-        if node["class_type"] == "HeroRestore":
-            node["inputs"] |= {"steps": 1}
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "demo_cpu"])
-def test_runs_on_the_formats_it_names(server: Any, described: Graph, models: Path, name: str) -> None:
-    with VideoWriter(server.input / "clip.mp4", 8, overwrite=True) as writer:
-        writer.write(torch.rand(4, 3, 64, 96, generator=torch.Generator().manual_seed(0)))
-    Image.radial_gradient("L").resize((96, 64)).convert("RGB").save(server.input / "edited_anchor.png")
+@pytest.mark.parametrize("name", WITH_HERO)
+def test_as_shipped_the_hero_stage_is_off(described: Graph, name: str) -> None:
+    off = {node["type"] for node in load(name)["nodes"] if node["mode"] == BYPASSED}
+    assert {"UNETLoader", "HeroLoRATrainer", "HeroRestore"} < off and "MaskedCiAKSampler" not in off
     prompt = to_prompt(load(name), described)
-    stand_in(prompt)
-    server.post("/free", {"unload_models": True, "free_memory": True})
-    outputs = server.queue(prompt, timeout=1500, workflow=load(name))
-    saved = [key for key, node in prompt.items() if node["class_type"] == "VideoSave"]
-    assert saved
-    for key in saved:
-        (file,) = server.files(outputs, key)
-        assert file.stat().st_size > 1000
+    ends = [node["inputs"] for node in prompt.values() if node["class_type"] == "VideoSave"]
+    assert [inputs["filename_prefix"] for inputs in ends] == ["zero2hero/zero"]
+    assert prompt[ends[0]["frames"][0]]["class_type"] == "MaskedCiAKSampler"
+    linked = {value[0] for node in prompt.values() for value in node["inputs"].values() if isinstance(value, list)}
+    assert linked <= set(prompt) < set(to_prompt(switched_on(load(name)), described))
+
+
+def test_a_bypassed_node_hands_on_what_fits(described: Graph) -> None:
+    """As the front ends 1.27.10 and 1.35.9 do."""
+    saved = load("demo_cpu")
+    first = {node["type"]: node for node in reversed(saved["nodes"])}
+    first["MaskedCiAKSampler"]["mode"] = BYPASSED
+    prompt = to_prompt(saved, described)
+    trainer, clip = (str(first[kind]["id"]) for kind in ("HeroLoRATrainer", "ZeroToHeroDemoClip"))
+    assert prompt[trainer]["inputs"]["zero_frames"] == [clip, 0]  # what its first IMAGE reads
+    first["HeroLoRATrainer"]["mode"] = BYPASSED
+    restore = to_prompt(saved, described)[str(first["HeroRestore"]["id"])]
+    assert "hero_lora" not in restore["inputs"]  # it has no such input to hand on

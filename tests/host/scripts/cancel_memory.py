@@ -19,10 +19,8 @@ import comfy.model_base
 import comfy.model_management as management
 import folder_paths
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
 from diffusers import FluxTransformer2DModel
-from hero_parts import pictures, random_lora
+from parts import MATCH, RESTORE, SAMPLE, TRAIN, Pressed, outcome, pictures, random_lora
 from zero2hero_ext.nodes.evaluation import PixelSwap, VideoMetrics
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
@@ -40,13 +38,6 @@ from zero2hero_ext.zero2hero_core.video import FrameSource
 from zero2hero_ext.zero2hero_core.video_writer import VideoWriter
 
 COUNT, SIZE = 4, 128
-MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 3}
-SAMPLE = {"tokens": "fixed", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 3, "layers": "all (3-11)"}
-SAMPLE |= {"adain_start": True, "batch": 2}
-RESTORE = {"steps": 3, "samples": 2, "zero_strength": 1.0, "frame_strength": 1.0}
-RESTORE |= {"seed": 0, "same_noise": True, "batch_size": 2}
-TRAIN = {"anchor_index": 0, "mode": "explicit", "rank": 2, "steps": 4, "learning_rate": 0.0, "seed": 0}
-TRAIN |= {"checkpointing": False, "light": 0.0, "crop": 1.0, "evaluate_every": 0, "save_every": 100}
 LOAD = {"file": "clip.mkv", "anchor_frame": 0, "force_rate": 0.0, "start": 0, "maximum": 0, "stride": 1}
 LOAD |= {"short_side": 0, "width": 0, "height": 0, "fit": "crop", "multiple": 16}
 SAVE = {"fps": 8.0, "filename_prefix": "clip", "format": "mkv", "crf": -1}
@@ -80,28 +71,6 @@ def files() -> set[str]:
     return {path.relative_to(BASE).as_posix() for path in BASE.rglob("*") if path.is_file()}
 
 
-class Pressed:
-    """Counts calls of a unit of work; presses Cancel at the start of one of them and measures there."""
-
-    def __init__(self, owner: Any, name: str, at: int = 0):
-        self.owner, self.name, self.at, self.calls, self.plain = owner, name, at, 0, getattr(owner, name)
-        self.bytes, self.files = (0, 0), set[str]()
-
-    def __enter__(self) -> Pressed:
-        def counted(*given: Any, **named: Any) -> Any:
-            self.calls += 1
-            if self.calls == self.at:
-                self.bytes, self.files = (tensor_bytes(), heap()), files()
-                management.interrupt_current_processing()
-            return self.plain(*given, **named)
-
-        setattr(self.owner, self.name, counted)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        setattr(self.owner, self.name, self.plain)
-
-
 def marks() -> dict[str, Any]:
     """What a node could leave on models and host."""
     patchers = [zero_model, hero_model, vae.patcher]
@@ -120,32 +89,24 @@ def marks() -> dict[str, Any]:
     }
 
 
-def run(node: Any, given: dict[str, Any]) -> str:
-    """How a node ends. The host, too, lets go of the exception: its frames hold the node's tensors."""
-    try:
-        node.execute(**given)
-    except management.InterruptProcessingException:
-        return "cancelled"
-    return "went through"
-
-
 def measure(node: Any, given: dict[str, Any], owner: Any, unit: str) -> dict[str, Any]:
     """Once through, then cancelled in the middle."""
     names = [{"name": f"{given['weights']}_{kind}"} if "weights" in given else {} for kind in ("whole", "broken")]
     marks_before = marks()
     with Pressed(owner, unit) as whole:
-        run(node, given | names[0])
+        outcome(node, **given | names[0])
     gc.collect()
-    known, before = files(), (tensor_bytes(), heap())
-    with Pressed(owner, unit, (whole.calls + 1) // 2) as pressed:
-        said = run(node, given | names[1])
+    known, before, then = files(), (tensor_bytes(), heap()), dict[str, Any]()
+    middle = (whole.calls + 1) // 2
+    with Pressed(owner, unit, middle, lambda: then.update(bytes=(tensor_bytes(), heap()), files=files())) as pressed:
+        said = outcome(node, **given | names[1])
     gc.collect()
     bytes_after, marks_after = (tensor_bytes(), heap()), marks()
     return {
         "said": said,
         "units": [whole.calls, pressed.at, pressed.calls - pressed.at],
-        "bytes": dict(zip(("tensors", "heap"), zip(before, pressed.bytes, bytes_after, strict=True), strict=True)),
-        "files": {"then": sorted(pressed.files - known), "left": sorted(files() - known)},
+        "bytes": dict(zip(("tensors", "heap"), zip(before, then["bytes"], bytes_after, strict=True), strict=True)),
+        "files": {"then": sorted(then["files"] - known), "left": sorted(files() - known)},
         "marks": [name for name, mark in marks_before.items() if mark != marks_after[name]],
     }
 
@@ -161,7 +122,7 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
     hero |= {"frames": frames[:2], "zero_frames": frames[:2]}
     matches = DIFTCorrespondence.execute(**zero, **MATCH).args[0]
     given = {"correspondence": matches, "reference": reference}
-    training = hero | TRAIN | {"reference": reference, "frames": frames[:1], "zero_frames": frames[:1]}
+    training = hero | TRAIN | {"crop": 1.0, "reference": reference, "frames": frames[:1], "zero_frames": frames[:1]}
     loading = BASE / "input" / LOAD["file"]
     loading.parent.mkdir(exist_ok=True)
     VideoSave.execute(frames=frames, **SAVE)
@@ -169,7 +130,7 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
     model, trained = comfy.model_base.BaseModel, FluxTransformer2DModel
     return {
         "DIFTCorrespondence": (DIFTCorrespondence, zero | MATCH, model, "apply_model"),
-        "MaskedCiAKSampler": (MaskedCiAKSampler, zero | SAMPLE | given, model, "apply_model"),
+        "MaskedCiAKSampler": (MaskedCiAKSampler, zero | SAMPLE | {"steps": 3} | given, model, "apply_model"),
         "HeroRestore": (HeroRestore, hero | RESTORE | {"hero_lora": read_hero_lora(lora)}, model, "apply_model"),
         "HeroLoRATrainer": (HeroLoRATrainer, training | {"weights": "as loaded"}, trained, "forward"),
         "HeroLoRATrainer fp8": (HeroLoRATrainer, training | {"weights": "fp8"}, trained, "forward"),

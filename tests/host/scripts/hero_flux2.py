@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import comfy.model_base
@@ -12,32 +13,17 @@ import comfy.model_management
 import comfy.model_patcher
 import comfy.supported_models
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hero_parts import random_lora
+from parts import LatentsOnly, difference, random_lora, restored
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.host_dit import HostDiT
 from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
 from zero2hero_ext.nodes.host_tiny_dit import to_original
 from zero2hero_ext.nodes.host_train import load_weights, prepare_training, training_mode
 from zero2hero_ext.zero2hero_core.backbones.dit import FLUX2, DiTBackbone, TextEmbedding
-from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
-from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
 from zero2hero_ext.zero2hero_core.hero_training import HeroSettings, HeroTrainer
 from zero2hero_ext.zero2hero_core.hero_training_pairs import TrainingPair
 
-
-class Vae:
-    """Latents only."""
-
-    latent_channels = 128
-
-
-def restore(backbone, lora, settings):
-    generator = torch.Generator().manual_seed(5)
-    inputs = [torch.randn(2, 128, 4, 4, generator=generator) for _ in range(2)]
-    noise = HeroStage(backbone, None, ("zero", "frame"), settings).noise([0, 1], (4, 4))
-    return restore_latents(backbone, lora, ("zero", "frame"), inputs, noise, settings)
+restore = partial(restored, channels=128)
 
 
 def host_model(transformer):
@@ -99,22 +85,22 @@ with torch.inference_mode():
 core = DiTBackbone(transformer.eval().requires_grad_(False), FLUX2, text=TextEmbedding(words))
 path = Path(tempfile.mkdtemp()) / "hero.safetensors"
 lora = random_lora(core, path)
-settings, found = RestoreSettings(num_inference_steps=2), {}
-expected, plain = restore(core, lora, settings), restore(core, None, settings)
-found["effect of the LoRA"] = float((expected - plain).abs().max())
+found = {}
+expected, plain = restore(core, lora), restore(core, None)
+found["effect of the LoRA"] = difference(expected, plain)
 with torch.inference_mode():
     conditioning = [[words, {"pooled_output": None}]]
-    host = HostDiT(model, Vae(), conditioning)
+    host = HostDiT(model, LatentsOnly(128), conditioning)
     host_lora = HostLoRA(model, fit(read_hero_lora(path), model, host.family))
     found["family"] = host.family.name
-    found["latents"] = float((restore(host, host_lora, settings) - expected).abs().max())
-    found["without LoRA"] = float((restore(host, None, settings) - plain).abs().max())
+    found["latents"] = difference(restore(host, host_lora), expected)
+    found["without LoRA"] = difference(restore(host, None), plain)
     losses = {}
     for weights in ("as loaded", "fp8"):
         with training_mode():
-            backbone = prepare_training(model, Vae(), conditioning)
+            backbone = prepare_training(model, LatentsOnly(128), conditioning)
             load_weights(backbone, model, weights)
-            found[f"{weights}: trained on"] = float((restore(backbone, None, settings) - plain).abs().max())
+            found[f"{weights}: trained on"] = difference(restore(backbone, None), plain)
             pictures = torch.randn(3, 128, 4, 4, generator=torch.Generator().manual_seed(6))
             pair = TrainingPair((pictures[:1], pictures[1:2]), pictures[2:])
             trainer = HeroTrainer(backbone, [pair], HeroSettings(rank=2, steps=2, learning_rate=1e-3))

@@ -6,34 +6,28 @@ from __future__ import annotations
 import gc
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import comfy.sd
 import torch
-from safetensors.torch import load_file, save_file
-
-sys.path.insert(0, str(Path(__file__).parent))
 from flux_checkpoint import POOLED, TEXT, WIDTH, write_checkpoint
-from hero_parts import random_lora
+from parts import LatentsOnly, difference, random_lora, restored
+from safetensors.torch import load_file, save_file
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.host_dit import HostDiT
 from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
 from zero2hero_ext.nodes.host_train import host_tensor, load_weights, prepare_training, training_mode
 from zero2hero_ext.zero2hero_core.backbones.dit import FLUX1, DiTBackbone, TextEmbedding
-from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
 from zero2hero_ext.zero2hero_core.backbones.dit_single_file import fill_transformer, infer_config, locate_transformer
 from zero2hero_ext.zero2hero_core.backbones.folder import build_on_meta
 from zero2hero_ext.zero2hero_core.backbones.lora_file import load_lora
 from zero2hero_ext.zero2hero_core.backbones.weights import open_weights
-from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
 
 folder = Path(sys.argv[1])
 
 
-class Vae:
-    """Latents only."""
-
-    latent_channels = 16
+restore = partial(restored, channels=64)
 
 
 def core_backbone(path: Path, text: TextEmbedding) -> DiTBackbone:
@@ -42,13 +36,6 @@ def core_backbone(path: Path, text: TextEmbedding) -> DiTBackbone:
     module = build_on_meta("FluxTransformer2DModel", infer_config(weights, prefix, original, flux2), path)
     fill_transformer(module, weights, prefix, original, device=torch.device("cpu"), dtype=torch.float32)
     return DiTBackbone(module.eval().requires_grad_(False), FLUX1, text=text)
-
-
-def restore(backbone, lora, settings):
-    generator = torch.Generator().manual_seed(5)
-    inputs = [torch.randn(2, 64, 4, 4, generator=generator) for _ in range(2)]
-    noise = HeroStage(backbone, None, ("zero", "frame"), settings).noise([0, 1], (4, 4))
-    return restore_latents(backbone, lora, ("zero", "frame"), inputs, noise, settings)
 
 
 def write_authors_lora(path: Path, rank: int = 4) -> None:
@@ -70,48 +57,47 @@ path, lora_file, authors_file = (folder / f"{name}.safetensors" for name in ("fl
 write_checkpoint(path)
 generator = torch.Generator().manual_seed(1)
 words, pooled = torch.randn(1, 6, TEXT, generator=generator), torch.randn(1, POOLED, generator=generator)
-settings = RestoreSettings(num_inference_steps=2)
 core = core_backbone(path, TextEmbedding(words, pooled))
 lora = random_lora(core, lora_file)
-expected, plain = restore(core, lora, settings), restore(core, None, settings)
-found = {"effect of the LoRA": float((expected - plain).abs().max()), "size": float(plain.abs().max())}
+expected, plain = restore(core, lora), restore(core, None)
+found = {"effect of the LoRA": difference(expected, plain)}
 lora.remove()
 write_authors_lora(authors_file)
 lora, _ = load_lora(authors_file, core)
-authors = restore(core, lora, settings)
+authors = restore(core, lora)
 del core, lora
 gc.collect()
 
 with torch.inference_mode():
     model = comfy.sd.load_diffusion_model(str(path), model_options={"dtype": torch.float32})
     conditioning = [[words, {"pooled_output": pooled, "guidance": 3.5}]]
-    host = HostDiT(model, Vae(), conditioning)
+    host = HostDiT(model, LatentsOnly(16), conditioning)
     found["model"] = [host.name, host.family.name, host.layers, str(host.dtype)]
     host_lora = HostLoRA(model, fit(read_hero_lora(lora_file), model, host.family))
-    found["latents"] = float((restore(host, host_lora, settings) - expected).abs().max())
-    found["without LoRA"] = float((restore(host, None, settings) - plain).abs().max())
+    found["latents"] = difference(restore(host, host_lora), expected)
+    found["without LoRA"] = difference(restore(host, None), plain)
 
     lora = read_hero_lora(authors_file)
     found["authors' kinds"] = lora.kinds(2)
     host_lora = HostLoRA(model, fit(lora, model, host.family))
-    found["authors' latents"] = float((restore(host, host_lora, settings) - authors).abs().max())
+    found["authors' latents"] = difference(restore(host, host_lora), authors)
 
     # A host LoRA on the MODEL: the same in sampling and in what is trained on.
     key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
     patched = model.clone()
     patched.add_patches({key: ("diff", (torch.full((3 * WIDTH, WIDTH), 1e-3),))})
-    native = restore(HostDiT(patched, Vae(), conditioning), None, settings)
-    found["effect of the host's LoRA"] = float((native - plain).abs().max())
+    native = restore(HostDiT(patched, LatentsOnly(16), conditioning), None)
+    found["effect of the host's LoRA"] = difference(native, plain)
     with training_mode():
-        backbone = prepare_training(patched, Vae(), conditioning)
+        backbone = prepare_training(patched, LatentsOnly(16), conditioning)
         load_weights(backbone, patched, "as loaded")
-        found["trained on"] = float((restore(backbone, None, settings) - native).abs().max())
+        found["trained on"] = difference(restore(backbone, None), native)
         held = backbone.transformer.transformer_blocks[0].attn.to_k.weight
         own = patched.model.diffusion_model.double_blocks[0].img_attn.qkv.weight
         found["memory is shared"] = held.untyped_storage().data_ptr() == own.untyped_storage().data_ptr()
         del backbone, held, own
-    restore(HostDiT(model, Vae(), conditioning), None, settings)  # the host takes the patch off again
+    restore(HostDiT(model, LatentsOnly(16), conditioning), None)  # the host takes the patch off again
     value = host_tensor(patched, "transformer_blocks.0.attn.to_q.weight")
     stored = load_file(path)["double_blocks.0.img_attn.qkv.weight"][:WIDTH].float()
-    found["patched while not loaded"] = float((value - stored - 1e-3).abs().max())
+    found["patched while not loaded"] = difference(value, stored + 1e-3)
 print(json.dumps(found))

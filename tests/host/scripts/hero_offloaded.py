@@ -20,9 +20,7 @@ import comfy.model_management as management
 import comfy.ops
 import comfy.sd
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hero_parts import pictures, random_lora
+from parts import MATCH, RESTORE, SAMPLE, TRAIN, difference, pictures, random_lora
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
@@ -31,14 +29,8 @@ from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
-MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 3}
-SAMPLE = {"tokens": "adaptive", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 2, "layers": "all (3-11)"}
-SAMPLE |= {"adain_start": True, "batch": 2}
-RESTORE = {"steps": 3, "samples": 2, "zero_strength": 1.0, "frame_strength": 1.0}
-RESTORE |= {"seed": 0, "same_noise": True, "batch_size": 2}
-TRAIN = {"anchor_index": 0, "mode": "explicit", "rank": 2, "steps": 2, "learning_rate": 0.01, "seed": 0}
-TRAIN |= {"weights": "as loaded", "checkpointing": False, "light": 0.0, "crop": 1.0}
-TRAIN |= {"evaluate_every": 0, "save_every": 100}
+SAMPLING = SAMPLE | {"tokens": "adaptive"}
+TRAINING = TRAIN | {"steps": 2, "learning_rate": 0.01, "crop": 1.0}
 ZERO_LAYERS = ("output_blocks.5.1.transformer_blocks.0.attn1.to_v", "input_blocks.2.1.transformer_blocks.0.attn1.to_q")
 HERO_LAYERS = ("double_blocks.0.img_attn.qkv", "single_blocks.1.linear1")
 
@@ -81,10 +73,10 @@ def run(name: str) -> dict[str, Any]:
     fetches.count = 0
     matches, _, confidence = DIFTCorrespondence.execute(**zero_given, **MATCH).args
     note("DIFTCorrespondence", models[0], confidence)
-    sampled = MaskedCiAKSampler.execute(**zero_given, **SAMPLE, correspondence=matches, reference=reference)
+    sampled = MaskedCiAKSampler.execute(**zero_given, **SAMPLING, correspondence=matches, reference=reference)
     note("MaskedCiAKSampler", models[0], sampled.args[1]["samples"])
     note("HeroRestore", models[1], HeroRestore.execute(**hero_given, **RESTORE, hero_lora=lora).args[0])
-    trained = HeroLoRATrainer.execute(**hero_given, **TRAIN, reference=reference, name=name).args[0]
+    trained = HeroLoRATrainer.execute(**hero_given, **TRAINING, reference=reference, name=name).args[0]
     note("HeroLoRATrainer", models[1], torch.cat([tensor.flatten() for tensor in trained.state.values()]))
     plain = hero_given | {"model": hero}
     note("plain", hero, HeroRestore.execute(**plain, **RESTORE, hero_lora=lora).args[0])
@@ -125,7 +117,6 @@ with torch.inference_mode():  # as the host runs its nodes
 found = {"shares": [loaded["loaded"], offloaded["loaded"]]}
 found |= {"fetched": [loaded["fetched"], offloaded["fetched"]], "vae left": offloaded["vae left"]}
 pairs = {name: (made, offloaded["made"][name]) for name, made in loaded["made"].items()}
-found["differs by"] = {name: float((one - other).abs().max()) for name, (one, other) in pairs.items()}
-found["size"] = {name: float(one.abs().max()) for name, one in loaded["made"].items()}
-found["effect of the LoRA"] = float((loaded["made"]["HeroRestore"] - loaded["made"]["plain"]).abs().max())
+found["differs by"] = {name: difference(*pair) for name, pair in pairs.items()}
+found["effect of the LoRA"] = difference(loaded["made"]["HeroRestore"], loaded["made"]["plain"])
 print(json.dumps(found))

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 import tempfile
 from pathlib import Path
 
 import comfy.model_management
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hero_parts import pictures, random_lora
+from parts import difference, pictures, random_lora
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.host_dit import HostDiT
@@ -36,18 +33,18 @@ zero, frames = (pictures(2, 128, seed).movedim(-1, 1) for seed in (1, 2))
 with torch.inference_mode():
     host_lora = HostLoRA(model, fit(read_hero_lora(path), model, host.family))
     inputs = [core.encode(zero), core.encode(frames)]
-    found["encode"] = float((host.encode(zero) - inputs[0]).abs().max())
+    found["encode"] = difference(host.encode(zero), inputs[0])
     noise = HeroStage(core, core_lora, kinds, settings).noise([0, 1], (8, 8))
     both = ((core, core_lora), (host, host_lora))
     with_lora = [restore_latents(dit, lora, kinds, inputs, noise, settings) for dit, lora in both]
-    found["latents"] = float((with_lora[0] - with_lora[1]).abs().max())
+    found["latents"] = difference(*with_lora)
     without = restore_latents(host, None, kinds, inputs, noise, settings)
-    found["effect of the LoRA"] = float((without - with_lora[1]).abs().max())
+    found["effect of the LoRA"] = difference(without, with_lora[1])
     smaller = [inputs[0], torch.nn.functional.avg_pool2d(inputs[1], 2)]  # a condition at half the size
     scaled = [restore_latents(dit, lora, kinds, smaller, noise, settings) for dit, lora in both]
-    found["latents, small condition"] = float((scaled[0] - scaled[1]).abs().max())
+    found["latents, small condition"] = difference(*scaled)
     made = [HeroStage(dit, lora, kinds, settings).restore(zero, frames, [0, 1]) for dit, lora in both]
-    found["pictures"] = float((made[0] - made[1]).abs().max())
+    found["pictures"] = difference(*made)
     one = host.condition(inputs[0][:1], 0, (8, 8), guidance=1.0)
     found["a condition's bytes"] = sum(tensor.nbytes for pair in one.keys_values.values() for tensor in pair)
     found["room asked"], load = {}, comfy.model_management.load_models_gpu

@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import comfy.model_management
-import torch
-from safetensors.torch import load_file
-
-sys.path.insert(0, str(Path(__file__).parent))
 import folder_paths
-from hero_parts import pictures, sampled
+import torch
+from parts import RESTORE, TRAIN, difference, pictures, sampled
+from safetensors.torch import load_file
 from zero2hero_ext.nodes import hero_training_work
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
 from zero2hero_ext.nodes.host_tiny import tiny_vae
 from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
 
-WIDGETS = {
-    "anchor_index": 1,
-    "mode": "explicit",
-    "rank": 2,
-    "steps": 4,
-    "learning_rate": 0.0,
-    "seed": 0,
-    "weights": "as loaded",
-    "checkpointing": False,
-    "light": -1.0,
-    "crop": 0.0,
-    "evaluate_every": 0,
-    "save_every": 100,
-    "name": "hero/lora",
-}
+WIDGETS = TRAIN | {"anchor_index": 1, "light": -1.0, "name": "hero/lora"}
 found = {}
-
-
-def widgets(**changes):
-    """The widgets with some changed."""
-    return WIDGETS | changes
 
 
 def interrupt_at(step):
@@ -66,15 +44,14 @@ with torch.inference_mode():  # as the host loads models and runs nodes
     first = sampled(model, conditioning)
     found["inference weights"] = all(tensor.is_inference() for tensor in model.model.state_dict().values())
 
-    done = HeroLoRATrainer.execute(**native, **clip, **widgets())
+    done = HeroLoRATrainer.execute(**native, **clip, **WIDGETS)
     lora, samples, plot = done.result
     found["samples"], found["plot"] = list(samples.shape), list(plot.shape)
-    found["said"] = done.ui
     files = sorted(Path(folder_paths.get_folder_paths("loras")[0]).rglob("*.safetensors"))
     found["files"] = [path.name for path in files]
     whole = load_file(files[0])
 
-    again = HeroLoRATrainer.execute(**native, **clip, **widgets())
+    again = HeroLoRATrainer.execute(**native, **clip, **WIDGETS)
     found["again said"] = again.ui
     found["again equal"] = bool(torch.equal(again.result[1], samples))
 
@@ -83,40 +60,30 @@ with torch.inference_mode():  # as the host loads models and runs nodes
     other_vae = tiny_vae()
     next(other_vae.first_stage_model.parameters()).mul_(1.01)
     for what, changed in (("text", {"conditioning": other_text}), ("VAE", {"vae": other_vae})):
-        HeroLoRATrainer.execute(**native | changed, **clip, **widgets())
+        HeroLoRATrainer.execute(**native | changed, **clip, **WIDGETS)
         found[f"files with another {what}"] = len(list(files[0].parent.glob(f"{files[0].stem[:5]}*")))
 
     undo = interrupt_at(2)
     try:
-        HeroLoRATrainer.execute(**native, **clip, **widgets(name="hero/other"))
+        HeroLoRATrainer.execute(**native, **clip, **WIDGETS | {"name": "hero/other"})
         found["cancel"] = "was not raised"
     except comfy.model_management.InterruptProcessingException as error:
         found["cancel"] = type(error).__name__
     undo()
     folders = Path(folder_paths.get_output_directory()) / "zero2hero"
     found["state kept"] = [path.parent.name for path in folders.rglob("state.pt")]
-    resumed = HeroLoRATrainer.execute(**native, **clip, **widgets(name="hero/other"))
+    resumed = HeroLoRATrainer.execute(**native, **clip, **WIDGETS | {"name": "hero/other"})
     found["resumed said"] = resumed.ui
     other = resumed.result[0].state
-    found["resumed differs by"] = max(float((other[name] - whole[name]).abs().max()) for name in whole)
+    found["resumed differs by"] = max(difference(other[name], whole[name]) for name in whole)
     found["trained by"] = max(float(whole[name].abs().max()) for name in whole if "lora_B" in name)
 
     after = model.model.state_dict()
     found["model changed"] = [name for name, tensor in before.items() if not torch.equal(tensor, after[name])]
     found["KSampler unchanged"] = bool(torch.equal(sampled(model, conditioning), first))
-    restored = HeroRestore.execute(
-        **native,
-        hero_lora=lora,
-        zero_frames=clip["zero_frames"],
-        frames=clip["frames"],
-        steps=0,
-        samples=0,
-        zero_strength=1.0,
-        frame_strength=1.0,
-        seed=0,
-        same_noise=True,
-        batch_size=2,
-    ).result[0]
+    suited = RESTORE | {"steps": 0, "samples": 0}
+    shown = {"zero_frames": clip["zero_frames"], "frames": clip["frames"]}
+    restored = HeroRestore.execute(**native, **shown, hero_lora=lora, **suited).result[0]
     found["restored"] = list(restored.shape)
-    found["native and trained on"] = float((restored - samples).abs().max())
+    found["native and trained on"] = difference(restored, samples)
 print(json.dumps(found))

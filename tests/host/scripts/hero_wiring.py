@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
+from parts import RESTORE, TRAIN, pictures, random_lora
 from safetensors.torch import save_file
-
-sys.path.insert(0, str(Path(__file__).parent))
-from hero_parts import pictures, random_lora
 from zero2hero_ext.nodes import hero_training_work
 from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroLoRALoad, HeroLoRASave, HeroRestore
@@ -25,30 +22,8 @@ from zero2hero_ext.zero2hero_core.checks import InputError
 from zero2hero_ext.zero2hero_core.hero_memory import MemoryEstimate
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
-RESTORE = {
-    "steps": 1,
-    "samples": 1,
-    "zero_strength": 1.0,
-    "frame_strength": 1.0,
-    "seed": 0,
-    "same_noise": True,
-    "batch_size": 2,
-}
-TRAIN = {
-    "anchor_index": 0,
-    "mode": "explicit",
-    "rank": 2,
-    "steps": 1,
-    "learning_rate": 0.0,
-    "seed": 0,
-    "weights": "as loaded",
-    "checkpointing": False,
-    "light": 0.0,
-    "crop": 0.0,
-    "evaluate_every": 0,
-    "save_every": 100,
-    "name": "hero/lora",
-}
+RESTORING = RESTORE | {"steps": 1, "samples": 1}
+TRAINING = TRAIN | {"steps": 1, "name": "hero/lora"}
 folder = Path(tempfile.mkdtemp())
 path = folder / "made_for_tiny.safetensors"
 random_lora(load_tiny_dit(), path)
@@ -68,10 +43,10 @@ with torch.inference_mode():
     }
 
     def restore(case: str, **changes) -> None:
-        attempt(f"restore: {case}", HeroRestore, GOOD | {"hero_lora": lora} | RESTORE | changes)
+        attempt(f"restore: {case}", HeroRestore, GOOD | {"hero_lora": lora} | RESTORING | changes)
 
     def train(case: str, **changes) -> None:
-        attempt(f"train: {case}", HeroLoRATrainer, GOOD | {"reference": reference} | TRAIN | changes)
+        attempt(f"train: {case}", HeroLoRATrainer, GOOD | {"reference": reference} | TRAINING | changes)
 
     def attempt(case: str, node, given) -> None:
         try:
@@ -161,4 +136,4 @@ with torch.inference_mode():
         attempt(f"attention: {case}", SimpleNamespace(execute=_Override(None)), given)
     said["fingerprint through a link"] = HeroLoRALoad.fingerprint_inputs(None)
     said["fingerprint"] = str(HeroLoRALoad.fingerprint_inputs("hero/mine.safetensors") != "")
-print(json.dumps(said, indent=1))
+print(json.dumps(said))

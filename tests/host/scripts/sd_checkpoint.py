@@ -1,14 +1,10 @@
 """Writes a Stable Diffusion checkpoint with random weights: full size, original layout, one file, half precision.
 
-    PYTHON sd_checkpoint.py FILE [sd15 | sd21 | sd21-v] [--text]
-
-The host knows Stable Diffusion by its full widths, so a smaller one would not do. About 2 GB, some seconds. --text adds
-the text encoder of SD 1.5.
+The host knows Stable Diffusion by its full widths, so a smaller one would not do. About 2 GB, some seconds.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +33,12 @@ class Filler:
         return values * (count / shape[0]) ** -0.5
 
 
-def checkpoint(kind: str, text: bool, core: Any) -> dict[str, torch.Tensor]:
-    """All tensors. core: the module `zero2hero_core.backbones.single_file`, which knows the names."""
+def checkpoint(kind: str, core: Any, text: bool) -> dict[str, torch.Tensor]:
+    """All tensors.
+
+    Args: kind: sd15 or sd21-v; core: the module `zero2hero_core.backbones.single_file`, which knows the names; text:
+    with the text encoder of SD 1.5.
+    """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
     fill, tensors = Filler(), {}
@@ -68,16 +68,8 @@ def _text(fill: Filler) -> dict[str, torch.Tensor]:
     }
 
 
-def write(path: Path, kind: str = "sd15", text: bool = False, core: Any = None) -> None:
-    """Write the file."""
+def write(path: Path, kind: str, core: Any, text: bool = False) -> None:
+    """Write the file; see `checkpoint`."""
     from safetensors.torch import save_file
 
-    if core is None:
-        from zero2hero_core.backbones import single_file as core
-    save_file({key: tensor.contiguous() for key, tensor in checkpoint(kind, text, core).items()}, path)
-
-
-if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
-    words = [word for word in sys.argv[1:] if word != "--text"]
-    write(Path(words[0]), *words[1:2], text="--text" in sys.argv)
+    save_file({key: tensor.contiguous() for key, tensor in checkpoint(kind, core, text).items()}, path)

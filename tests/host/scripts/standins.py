@@ -53,7 +53,7 @@ def write_flux_vae(path: Path) -> None:
 
 
 MAKERS = {
-    "checkpoints": lambda path: sd_checkpoint.write(path, "sd15", True, single_file),
+    "checkpoints": lambda path: sd_checkpoint.write(path, "sd15", single_file, text=True),
     "controlnet": write_controlnet,
     "diffusion_models": flux_checkpoint.write_checkpoint,
     "vae": write_flux_vae,

@@ -18,8 +18,7 @@ CLIENT = "watcher"
 
 
 async def watch(url: str, prompt: dict[str, Any]) -> dict[str, Any]:
-    """Messages by kind, pictures by node, progress by node (value and maximum as they came), nodes in their order."""
-    kinds: Counter[str] = Counter()
+    """Pictures by node, progress by node (value and maximum as they came), nodes in their order."""
     pictures: Counter[str] = Counter()
     progress: dict[str, list[list[float]]] = {}
     order: list[str] = []
@@ -31,7 +30,6 @@ async def watch(url: str, prompt: dict[str, Any]) -> dict[str, Any]:
                 pictures[order[-1] if order else ""] += 1
                 continue
             event = json.loads(message.data)
-            kinds[event["type"]] += 1
             data = event["data"]
             if event["type"] == "progress":
                 progress.setdefault(data["node"], []).append([data["value"], data["max"]])
@@ -41,7 +39,7 @@ async def watch(url: str, prompt: dict[str, Any]) -> dict[str, Any]:
                 order.append(data["node"])
             if event["type"] == "execution_error":
                 raise SystemExit(data["exception_message"])
-    return {"kinds": kinds, "pictures": pictures, "progress": progress, "order": order}
+    return {"pictures": pictures, "progress": progress, "order": order}
 
 
 if __name__ == "__main__":

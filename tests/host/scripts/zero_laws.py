@@ -12,6 +12,7 @@ import comfy.model_patcher
 import comfy.sd
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
+from parts import MATCH, SAMPLE, difference
 from zero2hero_ext.nodes import host_tiny
 from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
@@ -20,17 +21,10 @@ from zero2hero_ext.zero2hero_core.tiny.model import load_tiny
 from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
 from zero2hero_ext.zero2hero_core.zero_stage_matches import narrow_matches
 
-MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 3}
-SAMPLE = {"tokens": "fixed", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 2, "layers": "all (3-11)"}
-SAMPLE |= {"adain_start": True, "batch": 2}
 PLACE = "up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
 CONFIG = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": (1, 2, 4)}
 CONFIG |= {"num_res_blocks": [2, 2, 2], "use_spatial_transformer": True, "transformer_depth": [0, 0, 1, 1, 1, 1]}
 CONFIG |= {"transformer_depth_middle": 1, "transformer_depth_output": [0, 0, 0, 1, 1, 1, 1, 1, 1], "context_dim": 64}
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.float() - b.float()).abs().max())
 
 
 def lora_of(core: object) -> dict[str, torch.Tensor]:

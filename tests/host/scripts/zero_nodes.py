@@ -9,6 +9,7 @@ import json
 import logging
 
 import torch
+from parts import MATCH, SAMPLE, difference
 from zero2hero_ext.nodes import host_tiny
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
@@ -17,9 +18,7 @@ from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
 
 import nodes as host_nodes
 
-MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 2, "neighbourhood": 1.0, "seed": 3}
-SAMPLE = {"tokens": "fixed", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 4, "layers": "all (3-11)"}
-SAMPLE |= {"adain_start": True, "batch": 2}
+MATCHING, SAMPLING = MATCH | {"ensemble": 2}, SAMPLE | {"steps": 4}
 said: list[str] = []
 
 
@@ -28,10 +27,6 @@ class Listener(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         said.append(record.getMessage())
-
-
-def difference(a: torch.Tensor, b: torch.Tensor) -> float:
-    return float((a.float() - b.float()).abs().max())
 
 
 def ksampler(model: object, conditioning: object) -> torch.Tensor:
@@ -53,7 +48,7 @@ with torch.inference_mode():
     native = host_tiny.tiny_model(), host_tiny.tiny_vae(), host_tiny.tiny_conditioning()
     frames, reference, truth, mask, anchor_index, fps = ZeroToHeroDemoClip.execute(0, 3, 128).args
     before = ksampler(native[0], native[2])
-    matched = DIFTCorrespondence.execute(*native, frames, **MATCH)
+    matched = DIFTCorrespondence.execute(*native, frames, **MATCHING)
     out["match ui"] = matched.ui["text"]
     out["shapes"] = [list(value.shape) for value in matched.args[1:]]
     for name, changed in {
@@ -62,13 +57,14 @@ with torch.inference_mode():
         "all": {"tokens": "all"},
         "batch 1": {"batch": 1},
     }.items():
-        edited, latent = MaskedCiAKSampler.execute(*native, matched.args[0], frames, reference, **SAMPLE | changed).args
+        given = (*native, matched.args[0], frames, reference)
+        edited, latent = MaskedCiAKSampler.execute(*given, **SAMPLING | changed).args
         k = {"adaptive": "adaptive", "all": -1}.get(name, 1)
         out[name] = difference(latent["samples"], core_latents(frames, reference, k))
         out[f"{name} decoded"] = difference(edited, native[1].decode(latent["samples"]))
     said.clear()
     empty = MaskedCiAKSampler.execute(
-        *native, matched.args[0], frames, frames[:1], mask=torch.zeros(3, 128, 128), **SAMPLE
+        *native, matched.args[0], frames, frames[:1], mask=torch.zeros(3, 128, 128), **SAMPLING
     )
     out["said"], out["ui"] = [text for text in said if "MaskedCiAKSampler" in text], empty.ui["text"]
     out["ksampler"] = bool(torch.equal(before, ksampler(native[0], native[2])))

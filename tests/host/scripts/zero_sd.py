@@ -1,17 +1,18 @@
 """A full-size checkpoint with random weights, loaded by the host and by the core: Zero-Stage of both; prints JSON.
 
-Arguments: a folder to write the checkpoint to; sd15, sd21 or sd21-v.
+Arguments: a folder to write the checkpoint to; sd15 or sd21-v.
 """
 
 from __future__ import annotations
 
 import json
 import sys
-import time
 from pathlib import Path
 
 import comfy.sd
+import sd_checkpoint
 import torch
+from parts import difference
 from safetensors.torch import save_file
 from zero2hero_ext.nodes.host_unet import HostUNet
 from zero2hero_ext.zero2hero_core.backbones import single_file
@@ -19,21 +20,9 @@ from zero2hero_ext.zero2hero_core.backbones.loading import load_backbone
 from zero2hero_ext.zero2hero_core.tiny.scenes import Scene, split_seed
 from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
 
-sys.path.insert(0, str(Path(__file__).parent))
-import sd_checkpoint
-
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 path, stored = folder / f"{kind}.safetensors", folder / f"{kind}_empty.safetensors"
 width = 768 if kind == "sd15" else 1024
-seconds, started = {}, time.perf_counter()
-
-
-def lap(name: str) -> None:
-    global started
-    seconds[name] = round(time.perf_counter() - started, 1)
-    started = time.perf_counter()
-
-
 scene = Scene(split_seed("test", 0), 2, 64)
 frames, truth = scene.frames(0), scene.frames(1)
 settings = ZeroStageSettings(num_inference_steps=2, k=1, ensemble=1, seed=5)
@@ -49,17 +38,14 @@ def run(backbone: object) -> dict[str, torch.Tensor]:
 
 matches: dict[str, list] = {}
 with torch.inference_mode():
-    sd_checkpoint.write(path, kind, core=single_file)
+    sd_checkpoint.write(path, kind, single_file)
     context = torch.randn(1, 77, width, generator=torch.Generator().manual_seed(2))
     save_file({"empty": context}, stored)
-    lap("write")
     core = run(load_backbone(path, device="cpu", dtype="float32", empty_embedding=stored))
-    lap("core")
     model, _, vae, _ = comfy.sd.load_checkpoint_guess_config(str(path), output_clip=False)
     backbone = HostUNet(model, vae, [[context, {}]])
     host = run(backbone)
-    lap("host")
-    out = {name: float((core[name] - host[name]).abs().max()) for name in core}
+    out = {name: difference(core[name], host[name]) for name in core}
     out |= {f"size of {name}": float(core[name].abs().max()) for name in core}
-    out |= {"model": backbone.name, "type": model.model.model_type.name, "seconds": seconds}
+    out |= {"type": model.model.model_type.name}
 print(json.dumps(out))
