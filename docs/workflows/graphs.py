@@ -20,6 +20,7 @@ from parts import (
     zero_stage,
 )
 
+TINY_START = {"adain_start": False}  # as the bundled UNet advises
 HERO = "4. Hero-Stage (off: right-click, Set Group Nodes to Always)"
 
 
@@ -41,7 +42,7 @@ def demo_cpu() -> Graph:
         "tiny": Node("ZeroToHeroTinyModels", 1, tint="model"),
         "clip": Node("ZeroToHeroDemoClip", 1, tint="model"),
         "look": Node("PreviewImage", 1, "The edit", {"images": edit}, height=240, tint="look"),
-        **zero_stage(2, zero_native, CLIP, edit),
+        **zero_stage(2, zero_native, CLIP, edit, **TINY_START),
         **hero_stage(4, hero_native, CLIP, edit),
         "save": saver(5, ("restore", "restored"), ("clip", "fps"), "zero2hero/demo", "Result"),
     }
@@ -53,7 +54,7 @@ def demo_cpu() -> Graph:
         stitched = (f"beside {place}", "IMAGE")
     beside = saver(2, stitched, ("clip", "fps"), "zero2hero/demo_beside", "Original, Zero, Hero, truth")
     cross = zero_stage(2, zero_native, CLIP, edit)["zero"]
-    cross.title, cross.values = "Plain cross-image attention", {"tokens": "all"}
+    cross.title, cross.values = "Plain cross-image attention", {"tokens": "all"} | TINY_START
     swap = {"correspondence": ("matches", "correspondence"), "reference": edit}
     nodes |= {"side by side": beside, "plain": cross, "swap": Node("PixelSwap", 3, links=swap, tint="own")}
     measured = {

@@ -91,11 +91,13 @@ def saver(column: int, frames: Link, fps: Link, prefix: str, title: str, audio: 
     return Node("VideoSave", column, title, links, {"filename_prefix": prefix, "fps": 8.0}, height=240)
 
 
-def zero_stage(column: int, native: dict[str, Link], clip: dict[str, Link], reference: Link) -> dict[str, Node]:
+def zero_stage(
+    column: int, native: dict[str, Link], clip: dict[str, Link], reference: Link, **sampling: Any
+) -> dict[str, Node]:
     """Matches, and the sampler in the next column. clip: frames and anchor_index."""
     matches = Node("DIFTCorrespondence", column, links=native | clip, height=200, tint="own")
     links = native | {"correspondence": ("matches", "correspondence"), "frames": clip["frames"], "reference": reference}
-    sampler = Node("MaskedCiAKSampler", column + 1, links=links, width=380, height=20, tint="own")
+    sampler = Node("MaskedCiAKSampler", column + 1, links=links, values=sampling, width=380, height=20, tint="own")
     return {"matches": matches, "zero": sampler}
 
 
