@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import cli_shared
+from .bench.memory_cases import MemoryCases
 from .bench.speed_settings import DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
 from .checks import InputError
 from .cli_options import whole
@@ -16,7 +17,8 @@ from .json_file import write_json
 
 SPEED = """\
 Both sides run in one process on equal weights, in turns. Real sizes (sd15, klein, flux1) get random weights. What is
-stored in DIR/results/speed_*.json is joined with what lies there, and DIR/RESULTS.md is written again.
+stored in DIR/results/speed_*.json is joined with what lies there, and DIR/RESULTS.md is written again. Without options
+both stages of the tiny models are timed: less than five minutes on two free cores.
 
 examples:
   zero2hero bench speed --out benchmarks
@@ -86,8 +88,9 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     """Time, store, write the page; returns the rows. A row whose sides do not compute the same is a problem and is not
     stored."""
     from .bench import stored
+    from .bench.agreement import disagreement
     from .bench.hero_flops import COUNTED, counted_rows
-    from .bench.hero_speed import disagreement, hero_rows
+    from .bench.hero_speed import hero_rows
     from .bench.report_speed import row_text
     from .bench.zero_speed import zero_rows
 
@@ -118,6 +121,8 @@ def _jobs(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
     """What to time: each stage that is asked for on each model that it has. Raises: InputError when that is nothing."""
     if args.count and "zero" in (args.part or ()):
         raise InputError("--count: counts Hero-Stage only, got --part zero.")
+    if args.count and args.blocks:
+        raise InputError("--count: counts whole models, got --blocks.")
     parts = [part for part in args.part or MODELS if not (args.count and part == "zero")]
     for model in args.model:
         if not any(model in MODELS[part] for part in parts):
@@ -159,7 +164,7 @@ def _check_cuda(option: str, device: str) -> None:
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Compute, count or measure, store, write the page; returns the report."""
     from .bench import stored
-    from .bench.hero_memory import MemoryCases, memory_report
+    from .bench.hero_memory import memory_report
     from .bench.report_speed import memory_text
 
     started = time.perf_counter()
@@ -167,14 +172,18 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
         if args.device == "cpu":
             raise InputError("--measure: expected --device cuda, got cpu; without --measure figures are computed.")
         _check_cuda("--measure", args.device)
-    given = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
-    chosen = {name: tuple(value) for name, value in given.items() if value}
-    cases = MemoryCases(**chosen, count=args.count, measure=args.measure, device=args.device)
+    cases = _memory_cases(args)
     cli_shared.output_folder(args.out / "results", overwrite=True, results=())
     report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
     path = args.out / "results" / f"memory_{cases.kind}.json"
     write_json(path, stored.join_memory(_known(path), report))
     return _finish(args, {"command": "bench memory", **report}, started)
+
+
+def _memory_cases(args: argparse.Namespace) -> MemoryCases:
+    given = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
+    chosen = {name: tuple(value) for name, value in given.items() if value}
+    return MemoryCases(**chosen, count=args.count, measure=args.measure, device=args.device)
 
 
 def _known(path: Path) -> dict[str, Any] | None:

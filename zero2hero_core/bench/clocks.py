@@ -175,15 +175,9 @@ def _side_report(taken: list[tuple[float, float, dict[str, float]]]) -> dict[str
 
 
 def ratio(sides: Mapping[str, Any], over: str, under: str) -> dict[str, float]:
-    """Median, least and greatest of the ratios within the turns, and the ratio of the medians.
+    """Median, least and greatest of the ratios within the turns.
 
-    Example: over 6 and 4 seconds, under 2 and 1: ratios 3 and 4, so median 3.5; of the medians 5 / 1.5.
+    Example: over 6 and 4 seconds, under 2 and 1: ratios 3 and 4, so median 3.5.
     """
     values = [a / b for a, b in zip(sides[over]["all_seconds"], sides[under]["all_seconds"], strict=True)]
-    medians = sides[over]["seconds"] / sides[under]["seconds"]
-    return {
-        "median": statistics.median(values),
-        "least": min(values),
-        "greatest": max(values),
-        "of_medians": medians,
-    }
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}

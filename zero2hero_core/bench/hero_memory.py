@@ -13,7 +13,6 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,24 +20,15 @@ import torch
 from ..backbones.dit_precision import store_linear, stored_linears
 from ..backbones.dit_restore import KINDS, run_conditions
 from ..backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
-from ..checks import InputError
-from ..hero_memory import CONTEXT, FLUX1_DEV, FLUX2_KLEIN_4B, ModelSize, estimate_training
+from ..hero_memory import CONTEXT, ModelSize, estimate_training
 from ..hero_training import HeroSettings, HeroTrainer
 from ..hero_training_pairs import TrainingPair
 from ..memory_batches import is_out_of_memory
 from .live_bytes import Nf4Shape, counting
 from .making import machine, now
+from .memory_cases import BARS, GB, MemoryCases
 from .real_sizes import as_backbone, build_dit_of, random_backbone
 from .revision import revision
-
-GB = 10**9
-MODELS = {
-    "flux1": (FLUX1_DEV, ("nf4", "fp8")),
-    "klein": (FLUX2_KLEIN_4B, ("bf16", "fp8", "nf4")),
-}
-# What the package promises at 512 px and rank 32, in GB.
-BARS = {("FLUX.1-dev", "nf4"): 16, ("FLUX.2-klein-4B", "bf16"): 12, ("FLUX.2-klein-4B", "nf4"): 8}
-
 
 # ---- counted ----
 
@@ -101,40 +91,6 @@ def measure_step(size: ModelSize, weights: str, *, resolution: int, rank: int, d
 # ---- report ----
 
 
-@dataclass(frozen=True)
-class MemoryCases:
-    """Cases of a report: every weights form that a model is given in, at every size and rank.
-
-    Args: models: of `MODELS`; sizes: sides of the pictures in pixels; ranks: of the LoRA; weights: some of the forms,
-    None for all; count, measure: not only compute; device: a GPU, for measuring.
-    Raises: InputError where no case is left.
-    """
-
-    models: tuple[str, ...] = tuple(MODELS)
-    sizes: tuple[int, ...] = (256, 512, 768, 1024)
-    ranks: tuple[int, ...] = (32, 128)
-    weights: tuple[str, ...] | None = None
-    count: bool = False
-    measure: bool = False
-    device: str = "cuda"
-
-    def __post_init__(self) -> None:
-        if not self.forms:
-            known = {name: forms for name, (_, forms) in MODELS.items() if name in self.models}
-            raise InputError(f"--weights: expected some of {known}, got {' '.join(self.weights or ())}.")
-
-    @property
-    def forms(self) -> list[tuple[ModelSize, str]]:
-        """Models with their weights forms."""
-        chosen = [MODELS[name] for name in self.models]
-        return [(size, form) for size, forms in chosen for form in forms if not self.weights or form in self.weights]
-
-    @property
-    def kind(self) -> str:
-        """The surest way that is taken."""
-        return "measured" if self.measure else "counted" if self.count else "computed"
-
-
 def memory_report(cases: MemoryCases, tell: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     """One row per model, weights form, size and rank, each told as it comes, and what the figures are."""
     rows = []
@@ -164,7 +120,7 @@ def _row(cases: MemoryCases, size: ModelSize, weights: str, resolution: int, ran
     row |= {"computed_bytes": estimate.total, "parts": dict(estimate.parts), "of_which_assumed_bytes": CONTEXT}
     bar = BARS.get((size.name, weights)) if (resolution, rank) == (512, 32) else None
     if bar is not None:
-        row |= {"limit_bytes": bar * GB, "within_limit": estimate.total <= bar * GB}
+        row["limit_bytes"] = bar * GB
     if cases.count:
         row["counted_bytes"] = count_step(size, weights, resolution=resolution, rank=rank)
     if cases.measure:

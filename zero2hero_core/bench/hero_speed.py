@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..backbones.dit import DiTBackbone, LatentCodec
 from ..backbones.dit_restore import KINDS, RestoreSettings, restore_latents
@@ -28,7 +29,6 @@ from .making import facts
 from .real_sizes import empty_backbone, load_hero_model, smooth_frames
 from .speed_settings import HeroSpeed
 
-AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # of the two sides, relative
 PASSES = {"condition": "condition passes", "velocity": "noise passes"}  # methods of the backbone
 
 
@@ -51,10 +51,10 @@ def hero_rows(settings: HeroSpeed, tell: Callable[[dict[str, Any]], object]) -> 
     return rows
 
 
-def make_trainers(
+def make_trainer(
     backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed, size: int, draws: int
-) -> tuple[HeroTrainer, PlainTrainer]:
-    """Both sides on one set of adapters that are not zero, and one pair of smooth pictures."""
+) -> tuple[HeroTrainer, list[Tensor]]:
+    """Our side on adapters that are not zero and on one pair of smooth pictures, and these, (1, 3, H, W) each."""
     chosen = HeroSettings(rank=settings.rank, draws=draws, seed=settings.seed)
     pictures = list(smooth_frames(3, size, settings.seed).to(settings.device).split(1))
     latents = [codec.encode(picture) for picture in pictures]
@@ -62,14 +62,15 @@ def make_trainers(
     generator = torch.Generator().manual_seed(settings.seed)
     state = ours.lora.state_dict()
     ours.lora.load_state_dict({key: torch.randn(w.shape, generator=generator) * 0.03 for key, w in state.items()})
-    return ours, PlainTrainer(backbone, ours.lora, chosen, codec, pictures)
+    return ours, pictures
 
 
 def compare_training(
     backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed, size: int, draws: int
 ) -> dict[str, Any]:
     """One row: a training step both ways, and how far their losses are apart on equal draws and weights."""
-    ours, plain = make_trainers(backbone, codec, settings, size, draws)
+    ours, pictures = make_trainer(backbone, codec, settings, size, draws)
+    plain = PlainTrainer(backbone, ours.lora, ours.settings, codec, pictures)  # trains the same adapters
     clock = Clock(settings.device)
 
     def our_step(watch: PartTimer) -> None:
@@ -110,7 +111,7 @@ def _difference_of_losses(ours: HeroTrainer, plain: PlainTrainer) -> float:
 @torch.no_grad()
 def compare_frame(backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed, size: int) -> dict[str, Any]:
     """One row: a frame with two conditions, bare base sampling, and the straightforward way."""
-    trainer, _ = make_trainers(backbone, codec, settings, size, 1)
+    trainer, _ = make_trainer(backbone, codec, settings, size, 1)
     clock = Clock(settings.device)
     shown, lora = [x.to(settings.device) for x in trainer.pairs[0].conditions], trainer.lora
     noise = torch.randn(shown[0].shape, generator=torch.Generator().manual_seed(settings.seed)).to(settings.device)
@@ -143,12 +144,3 @@ def compare_frame(backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed
         "straightforward / ours": ratio(sides, "straightforward", "ours"),
     }
     return row | {"difference": difference, "straightforward_steps_timed": timed}
-
-
-def disagreement(row: dict[str, Any]) -> str | None:
-    """What is wrong where the two sides of a row do not compute the same."""
-    if "difference" not in row or row["difference"] <= AGREEMENT[row["settings"]["dtype"]]:
-        return None
-    draws = f", {row['draws']} noise levels" if "draws" in row else ""
-    what = f"{row['model']}, {row['what']}, {row['size']} px{draws}"
-    return f"{what}: the two sides differ by {row['difference']:.1e}; the times are worth nothing."

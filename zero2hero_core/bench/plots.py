@@ -15,21 +15,27 @@ def draw_plots(folder: Path, suite: str, tables: list[dict[str, Any]]) -> dict[s
         for name, draw in (("frames", _by_frame), ("curve", _curve), ("numbers", _numbers)):
             figure = draw(table)
             if figure is not None:
-                folder.mkdir(parents=True, exist_ok=True)
-                file = f"{suite}_{table['name']}_{name}.png"
-                figure.savefig(folder / file, dpi=110, bbox_inches="tight", metadata={"Software": None})
-                found.setdefault(table["name"], []).append(f"{folder.name}/{file}")
+                link = save_figure(figure, folder, f"{suite}_{table['name']}_{name}")
+                found.setdefault(table["name"], []).append(link)
     return found
 
 
-def _axes(title: str, across: str, up: str) -> tuple[Any, Any]:
+def new_axes(title: str, across: str, up: str = "", size: tuple[float, float] = (7, 4)) -> tuple[Any, Any]:
+    """An empty figure with axes. Args: across, up: labels; size: in inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4))
+    figure = Figure(figsize=size)
     axes = figure.subplots()
     axes.set(title=title, xlabel=across, ylabel=up)
     axes.grid(alpha=0.3)
     return figure, axes
+
+
+def save_figure(figure: Any, folder: Path, name: str) -> str:
+    """Write a figure as folder/name.png; returns its link from the folder above."""
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    return f"{folder.name}/{name}.png"
 
 
 def _by_frame(table: dict[str, Any]) -> Any:
@@ -37,7 +43,7 @@ def _by_frame(table: dict[str, Any]) -> Any:
     rows = {label: row["by frame"] for label, row in table["rows"].items() if len(row["by frame"]) > 4}
     if not rows or table["measures"][0] != "psnr":
         return None
-    figure, axes = _axes(table["title"], "frames from the anchor", "PSNR, dB")
+    figure, axes = new_axes(table["title"], "frames from the anchor", "PSNR, dB")
     for label, values in rows.items():
         points = [(int(frame), value) for frame, value in values.items() if int(frame) and value < 80]
         axes.plot(*zip(*sorted(points), strict=True), label=label, marker=".")
@@ -50,7 +56,7 @@ def _curve(table: dict[str, Any]) -> Any:
     rows = {label: row["curve"] for label, row in table["rows"].items() if row["curve"]}
     if not rows:
         return None
-    figure, axes = _axes("PSNR by training step", "step", "PSNR, dB")
+    figure, axes = new_axes("PSNR by training step", "step", "PSNR, dB")
     for label, values in rows.items():
         axes.plot([int(step) for step in values], list(values.values()), label=label, marker=".")
     axes.legend(fontsize=7)
@@ -69,7 +75,7 @@ def _numbers(table: dict[str, Any]) -> Any:
             points.append((int(words[0]), value))
         else:
             lines[label] = value
-    figure, axes = _axes(table["title"], NUMBERS[table["name"]], "PSNR inside the object, dB")
+    figure, axes = new_axes(table["title"], NUMBERS[table["name"]], "PSNR inside the object, dB")
     axes.plot(*zip(*sorted(points), strict=True), marker="o")
     for number, (label, value) in enumerate(lines.items(), 1):
         axes.axhline(value, linestyle="--", color=f"C{number}", label=label)

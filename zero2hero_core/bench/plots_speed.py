@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .report_speed import GB, case_name, counted_total, machine_name, measured_bytes, seconds
+from .memory_cases import GB
+from .plots import new_axes, save_figure
+from .report_speed import case_name, counted_total, machine_name, measured_bytes, seconds
 from .stored import Row, memory_rows, speed_rows
 
 # One name for what both sides do.
@@ -27,16 +29,15 @@ def draw_speed(folder: Path, stored: list[dict[str, Any]]) -> list[str]:
     for file, part, what, title, rest in kinds:
         chosen = [row for row in rows if (row["part"], row["what"]) == (part, what)]
         if chosen:
-            links.append(_save(folder, file, _parts(title, rest, chosen)))
+            links.append(save_figure(_parts(title, rest, chosen), folder, file))
     return links
 
 
 def _parts(title: str, rest: str, rows: Sequence[Row]) -> Any:
     """Bars of the sides of each row, as long as their share of the straightforward side's time; rest: what is left."""
     bars = [(row, side) for row in rows for side in SIDES if side in row["sides"]]
-    figure, axes = _axes(
-        (9, 1.2 + 0.36 * len(bars) + 0.3 * len(rows)), title, "share of the straightforward way's time"
-    )
+    size = (9, 1.2 + 0.36 * len(bars) + 0.3 * len(rows))
+    figure, axes = new_axes(title, "share of the straightforward way's time", size=size)
     colours: dict[str, str] = {}
     places, place = [], 0.0
     for number, (row, side) in enumerate(bars):
@@ -78,13 +79,12 @@ def draw_memory(folder: Path, stored: list[dict[str, Any]]) -> list[str]:
     for rank in sorted({row["rank"] for row in rows}):
         chosen = [row for row in rows if row["rank"] == rank]
         if len({row["resolution"] for row in chosen}) > 1:
-            links.append(_save(folder, f"memory_rank{rank}", _by_resolution(rank, chosen)))
+            links.append(save_figure(_by_resolution(rank, chosen), folder, f"memory_rank{rank}"))
     return links
 
 
 def _by_resolution(rank: int, rows: Sequence[Row]) -> Any:
-    figure, axes = _axes((7, 4), f"Memory of a training step, rank {rank}", "side of the picture, pixels")
-    axes.set_ylabel("GB")
+    figure, axes = new_axes(f"Memory of a training step, rank {rank}", "side of the picture, pixels", "GB")
     for number, form in enumerate(dict.fromkeys((row["model"], row["weights"]) for row in rows)):
         mine = sorted(
             (row for row in rows if (row["model"], row["weights"]) == form), key=lambda row: row["resolution"]
@@ -102,19 +102,3 @@ def _by_resolution(rank: int, rows: Sequence[Row]) -> Any:
     axes.plot([], [], "kx", label="measured" if any(map(measured_bytes, rows)) else "not measured")
     axes.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.01, 1))
     return figure
-
-
-def _axes(size: tuple[float, float], title: str, across: str) -> tuple[Any, Any]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size)
-    axes = figure.subplots()
-    axes.set(title=title, xlabel=across)
-    axes.grid(alpha=0.3)
-    return figure, axes
-
-
-def _save(folder: Path, name: str, figure: Any) -> str:
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / f"{name}.png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    return f"{folder.name}/{name}.png"

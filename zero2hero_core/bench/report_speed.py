@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .speed_settings import MODELS, defaults
-from .stored import COMMAND, Row, memory_rows, page_order, speed_command, speed_key, speed_rows
+from .memory_cases import GB
+from .speed_settings import COMMON, DECIDE, MODELS, defaults
+from .stored import COMMAND, Row, memory_commands, memory_rows, page_order, speed_command, speed_key, speed_rows
+from .texts import some, table
 
-GB = 10**9
 NOT_MEASURED = "not measured"
-CONTEXT_PART = "CUDA context and allocator (assumed)"
+MEASURE = ("--measure", "--device", "cuda")
 # (part, what) -> the ratio that is judged, and its goal on a CPU and on a GPU: at least, or at most
 GOALS: dict[tuple[str, str], tuple[str, str, float, float]] = {
     ("zero", "frame"): ("straightforward / ours", "at least", 8.0, 8.0),
@@ -22,6 +23,15 @@ NAMES = {
     "sd15": "SD 1.5's size",
     "klein": "FLUX.2-klein-4B's size",
     "flux1": "FLUX.1-dev's size",
+}
+# What a case is called where an option is not the default; blocks, frames and steps are always told, threads by the
+# machine's name.
+OPTIONS: dict[str, Callable[[Any], str]] = {
+    "k": lambda k: "k = -1 (all tokens)" if k == -1 else f"k = {k}",
+    "ensemble": lambda count: some(count, "noise draw"),
+    "batch": lambda count: f"{some(count, 'frame')} at once",
+    "rank": lambda rank: f"rank {rank}",
+    "dtype": str,
 }
 SPEED = """# Speed
 
@@ -78,18 +88,16 @@ def speed_section(stored: list[dict[str, Any]], plots: Sequence[str] = ()) -> st
 def with_missing(rows: list[Row]) -> list[Row]:
     """Rows with times, and rows without for what needs a GPU and had none; what was only counted goes to these."""
     timed = [row for row in rows if row["sides"]]
-    there = {speed_key(row)[:6] for row in timed}
-    wanted = {
-        _case(row): row for part, models in MODELS.items() for m in models[1:] for row in _cases_on_a_gpu(part, m)
-    }
+    on_a_gpu = [row for part, models in MODELS.items() for m in models[1:] for row in _cases_on_a_gpu(part, m)]
+    wanted = {speed_key(row): row for row in on_a_gpu}
     for row in (row for row in rows if not row["sides"]):
         settings = {name: row["settings"][name] for name in ("steps", "rank")}
-        given = defaults(row["part"], row["model"], "cuda") | settings
-        case = wanted.get(_case(row), row | {"device": "cuda", "settings": given})
+        case = row | {"device": "cuda", "settings": defaults(row["part"], row["model"], "cuda") | settings}
         found = {"by_arithmetic": row["by_arithmetic"], "counted_by": speed_command(row)}
-        wanted[_case(row)] = case | found
-    missing = [row for row in wanted.values() if speed_key(row)[:6] not in there]
-    return sorted(timed + missing, key=page_order)
+        wanted[speed_key(case)] = wanted.get(speed_key(case), case) | found
+    for row in timed:
+        wanted.pop(speed_key(row), None)
+    return sorted([*timed, *wanted.values()], key=page_order)
 
 
 def _cases_on_a_gpu(part: str, model: str) -> list[Row]:
@@ -97,12 +105,6 @@ def _cases_on_a_gpu(part: str, model: str) -> list[Row]:
     row = {"part": part, "model": model, "device": "cuda", "settings": given, "sides": {}, "ratios": {}}
     training = [{"what": "training step", "size": size, "draws": draws} for size, draws in given.get("training", ())]
     return [row | case for case in (*training, *({"what": "frame", "size": size} for size in given["sizes"]))]
-
-
-def _case(row: Row) -> tuple[Any, ...]:
-    """A case on whatever machine."""
-    steps = row["settings"]["steps"] if row["what"] == "frame" else None
-    return row["model"], row["part"], row["what"], row["size"], row.get("draws"), steps
 
 
 def _speed_table(
@@ -118,15 +120,8 @@ def _speed_table(
     return table(head, lines) + "\n" + "\n".join(["Made by:\n", *(_making(row) for row in rows), ""])
 
 
-def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A Markdown table."""
-    rows = [head, *lines]
-    texts = ["| " + " | ".join(cells) + " |" for cells in rows]
-    return "\n".join([texts[0], "|" + "---|" * len(head), *texts[1:]]) + "\n"
-
-
 def case_name(row: Row) -> str:
-    """What a row is of, in words."""
+    """What a row is of, in words; options that are not the default are among them."""
     settings = row["settings"]
     words = [NAMES[row["model"]], f"{row['size']} px"]
     if settings.get("blocks"):
@@ -135,20 +130,21 @@ def case_name(row: Row) -> str:
         words.append(some(row["draws"], "noise level"))
     if "frames" in settings:
         words.append(some(settings["frames"], "frame"))
-    return ", ".join(words if "draws" in row else [*words, some(settings["steps"], "step")])
-
-
-def some(count: int, name: str) -> str:
-    """2, "frame" -> "2 frames"."""
-    return f"{count} {name}{'s' * (count > 1)}"
+    if "draws" not in row:
+        words.append(some(settings["steps"], "step"))
+    known = defaults(row["part"], row["model"], row["device"])
+    told = [name for name in DECIDE[row["part"], row["what"]] if name in OPTIONS and settings[name] != known[name]]
+    return ", ".join([*words, *(OPTIONS[name](settings[name]) for name in told)])
 
 
 def machine_name(row: Row) -> str:
-    """What a row was computed on."""
+    """What a row was computed on; a GPU's CPU threads only where they are not the default."""
     if not row["sides"]:
         return "GPU"
-    machine = row["machine"]
-    return machine.get("gpu") or f"CPU, {some(machine['threads'], 'thread')}"
+    machine, threads = row["machine"], row["settings"]["threads"]
+    if "gpu" not in machine:
+        return f"CPU, {some(threads, 'thread')}"
+    return machine["gpu"] + (f", {some(threads, 'CPU thread')}" if threads != COMMON["threads"] else "")
 
 
 def seconds(value: float) -> str:
@@ -226,20 +222,28 @@ def memory_section(stored: list[dict[str, Any]], plots: Sequence[str] = ()) -> s
         [*form, *(f"{values[form + case] / GB:.1f}" if form + case in values else "-" for case in cases)]
         for form in forms
     ]
+    shown = [row for row in rows if "limit_bytes" in row or "measured" in row]
     told += [
         "## Computed\n",
         table(["model", "weights", *(f"{size} px, rank {rank}" for size, rank in cases)], lines),
         _counted(rows),
-        f"Made by `{COMMAND.format('memory')} --count`; without `--count` at once, and only computed.\n",
+        _made_by("Counted by", [row for row in rows if "counted_bytes" in row], "--count"),
+        _made_by("Only computed, by", [row for row in rows if "counted_bytes" not in row]),
         "## Measured, and the project's limits\n",
         table(
             ["model", "weights", "pixels", "rank", "computed", "counted", "measured", "limit"],
-            [_memory_line(row) for row in rows if "limit_bytes" in row or "measured" in row],
+            [_memory_line(row) for row in shown],
         ),
-        f"Made by `{COMMAND.format('memory')} --measure --device cuda`.\n",
+        _made_by("Measured by", [row for row in shown if "measured" in row], *MEASURE),
+        _made_by("Not measured; with a GPU:", [row for row in shown if "measured" not in row], *MEASURE),
         *(f"![memory by resolution]({plot})\n" for plot in plots),
     ]
-    return "\n".join(told)
+    return "\n".join(filter(None, told))
+
+
+def _made_by(how: str, rows: list[Row], *options: str) -> str:
+    """The commands of rows; nothing where there are none."""
+    return f"{how} {', '.join(f'`{command}`' for command in memory_commands(rows, *options))}.\n" if rows else ""
 
 
 def _counted(rows: list[Row]) -> str:
@@ -252,7 +256,7 @@ def _counted(rows: list[Row]) -> str:
 
 def counted_total(row: Row) -> int:
     """Counted bytes with the assumed CUDA context, as the computed ones have it."""
-    return row["counted_bytes"] + row["parts"].get(CONTEXT_PART, 0)
+    return row["counted_bytes"] + row["of_which_assumed_bytes"]
 
 
 def measured_bytes(row: Row) -> int | None:

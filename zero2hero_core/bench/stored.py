@@ -1,9 +1,9 @@
-"""Stored reports of speed and memory: read in every form that has been written, joined with those of later runs.
+"""Stored reports of speed and memory, joined with those of later runs; the commands that make their rows again.
 
 A row of a speed report: {"part": "zero" or "hero", "model", "device", "what": "frame" or "training step", "size",
 "draws" (of a training step), "settings", "sides": name -> {"seconds", "all_seconds", "parts" ...}, "ratios": name ->
-{"median", "least", "greatest"}, "machine", "commit", "date" ...}. A row of a memory report: {"model", "weights",
-"resolution", "rank", "computed_bytes", "counted_bytes", "measured" ...}.
+{"median", "least", "greatest"}, "difference" (of the results), "machine", "commit", "date" ...}. A row of a memory
+report: {"model", "weights", "resolution", "rank", "computed_bytes", "counted_bytes", "measured" ...}.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .clocks import ratio
-from .speed_settings import MODELS, defaults
+from .memory_cases import MODELS as MEMORY_MODELS
+from .memory_cases import MemoryCases
+from .speed_settings import DECIDE, MODELS, defaults
 
 Row = dict[str, Any]
+Box = tuple[tuple[Any, ...], ...]  # values along each axis; stands for all their combinations
 COMMAND = "zero2hero bench {} --out benchmarks"
 OPTIONS = ("frames", "steps", "turns", "rank", "k", "ensemble", "batch", "dtype", "blocks", "threads", "seed")
 
@@ -29,15 +31,15 @@ def read_reports(out: Path, kind: str) -> list[dict[str, Any]]:
 
 def speed_rows(stored: Iterable[Mapping[str, Any]]) -> list[Row]:
     """Rows of all reports in the order of the page; of rows for the same case the newest."""
-    rows = [row for report in stored for row in _rows_of(report)]
+    rows = [row for report in stored for row in report["rows"]]
     newest = {speed_key(row): row for row in sorted(rows, key=lambda row: row["date"])}
     return sorted(newest.values(), key=page_order)
 
 
 def speed_key(row: Row) -> tuple[Any, ...]:
     """Equal for rows of the same case."""
-    settings = row["settings"]
-    told = (settings.get("frames"), settings["steps"], str(settings.get("blocks")))
+    chosen = [row["settings"][name] for name in DECIDE[row["part"], row["what"]]]
+    told = (tuple(value) if isinstance(value, list) else value for value in chosen)  # a file has lists
     return (row["part"], row["model"], row["device"], row["what"], row["size"], row.get("draws"), *told)
 
 
@@ -50,7 +52,7 @@ def page_order(row: Row) -> tuple[Any, ...]:
 def join_speed(known: Mapping[str, Any] | None, rows: list[Row]) -> dict[str, Any]:
     """A report of new rows and of those of an earlier report that they do not replace."""
     new = {speed_key(row) for row in rows}
-    kept = [row for row in (_rows_of(known) if known else []) if speed_key(row) not in new]
+    kept = [row for row in (known["rows"] if known else []) if speed_key(row) not in new]
     return {"what": "seconds, ours and straightforward, in turns in one process", "rows": [*kept, *rows]}
 
 
@@ -70,61 +72,6 @@ def speed_command(row: Row) -> str:
         if value != known.get(name):
             words += [f"--{name}", *(map(str, value) if isinstance(value, list | tuple) else [str(value)])]
     return " ".join(words)
-
-
-# ---- the forms that were written before `zero2hero bench speed` ----
-
-
-def _rows_of(report: Mapping[str, Any]) -> list[Row]:
-    if "rows" in report:
-        return list(report["rows"])
-    return _earlier_hero(report) if "training_step" in report else [_earlier_zero(report)]
-
-
-def _earlier_zero(report: Mapping[str, Any]) -> Row:
-    """One size of Zero-Stage; parts were taken of the whole clip, and of the straightforward side only."""
-    settings = report["settings"]
-    sides = {}
-    for name in ("straightforward", "ours"):
-        side = report[name]
-        parts = side.get("seconds_of_parts_last_run", {})
-        sides[name] = {
-            "seconds": side["seconds_per_frame"],
-            "all_seconds": side["all_seconds_per_frame"],
-            "outside_model": side["share_outside_model"],
-            "parts": {part: seconds / settings["frames"] for part, seconds in parts.items()},
-        }
-    row = _earlier(report, "zero", "tiny" if settings["tiny"] else "sd15", "wall")
-    row["settings"] |= {"turns": settings["repeats"]}
-    row |= {"what": "frame", "size": settings["size"], "sides": sides}
-    return row | {"ratios": {"straightforward / ours": ratio(sides, "straightforward", "ours")}}
-
-
-def _earlier_hero(report: Mapping[str, Any]) -> list[Row]:
-    """Cases of training and of frames."""
-    names = {"bare": "bare base", "without_encoding": "without encoding"}
-    ratios = {
-        "training step": {"ratio": "straightforward / ours", "ratio_without_encoding": "without encoding / ours"},
-        "frame": {"ratio": "ours / bare base", "ratio_straightforward": "straightforward / ours"},
-    }
-    rows = []
-    for what, known in (("training step", report["training_step"]), ("frame", report["frame"])):
-        for case in known:
-            row = _earlier(report, "hero", report["settings"]["model"], "processor") | {"what": what}
-            del row["settings"]["frames"]  # meant sizes
-            row |= {name: case[name] for name in ("draws", "difference", "by_arithmetic") if name in case}
-            timed = {name: part for name, part in case.items() if isinstance(part, dict) and "all_seconds" in part}
-            sides = {names.get(name, name): part for name, part in timed.items()}
-            row |= {"size": case["pixels"], "sides": sides}
-            rows.append(row | {"ratios": {said: case[name] for name, said in ratios[what].items()}})
-    return rows
-
-
-def _earlier(report: Mapping[str, Any], part: str, model: str, clock: str) -> Row:
-    settings = {name: value for name, value in report["settings"].items() if name in OPTIONS}
-    settings["threads"] = report["machine"]["threads"]
-    row = {"part": part, "model": model, "device": report["settings"]["device"], "settings": settings}
-    return row | {"clock": clock, "machine": report["machine"], "commit": "unknown", "date": ""}
 
 
 # ---- memory ----
@@ -149,3 +96,38 @@ def join_memory(known: Mapping[str, Any] | None, report: dict[str, Any]) -> dict
     new = {memory_key(row) for row in report["rows"]}
     kept = [row for row in (known["rows"] if known else []) if memory_key(row) not in new]
     return report | {"rows": [*kept, *report["rows"]]}
+
+
+def memory_commands(rows: Iterable[Row], *options: str) -> list[str]:
+    """The command lines that make the cases of rows, and no others.
+
+    Args: options: what to do beside computing: --count, or --measure and where.
+    """
+    names = {size.name: name for name, (size, _) in MEMORY_MODELS.items()}
+    boxes: list[Box] = [
+        ((names[row["model"]],), (row["weights"],), (row["resolution"],), (row["rank"],)) for row in rows
+    ]
+    for axis in (3, 2, 1):
+        boxes = _merged(boxes, axis)
+    forms = {name: tuple(sorted(forms)) for name, (_, forms) in MEMORY_MODELS.items()}
+    whole = [(model, () if kinds == forms[model[0]] else kinds, *rest) for model, kinds, *rest in boxes]
+    default = MemoryCases()
+    known = {"model": default.models, "weights": (), "size": default.sizes, "rank": default.ranks}
+    commands = []
+    for box in _merged(whole, 0):
+        words = [COMMAND.format("memory")]
+        for (name, usual), values in zip(known.items(), box, strict=True):
+            words += [f"--{name}", *map(str, values)] if values != usual else []
+        commands.append(" ".join([*words, *options]))
+    return commands
+
+
+def _merged(boxes: Iterable[Box], axis: int) -> list[Box]:
+    """Boxes of cases that differ along one axis only become one.
+
+    Example: (a) x (1), (a) x (2), (b) x (1), along axis 1: (a) x (1, 2), (b) x (1).
+    """
+    found: dict[Box, set[Any]] = {}
+    for box in boxes:
+        found.setdefault((*box[:axis], *box[axis + 1 :]), set()).update(box[axis])
+    return [(*rest[:axis], tuple(sorted(values)), *rest[axis:]) for rest, values in found.items()]

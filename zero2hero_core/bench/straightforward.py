@@ -4,7 +4,8 @@ Follows arXiv 2505.23134 with the habits of the authors' implementation that cos
 two samples a step (text and unconditional, guidance scale 0), a decode after every inversion and every sampling step,
 Q, K and V of both images kept for all steps, the anchor's features again for every frame, the image encoded once per
 noise draw, a loop over tokens for top-k, dense N x N float masks, one frame at a time. As in theirs, the feature pass
-ends after the wanted block, and the attention that is going to be replaced is computed first and thrown away.
+ends after the wanted block, and the attention that is going to be replaced is computed first and thrown away. Draws are
+those of `ZeroStage.features`, so that the two can be compared number by number.
 Differs, in its own favour: their hooks also run one dense attention per layer and step only to read Q, K and V, and
 they deep-copy all that was stored; both are left out here.
 """
@@ -98,7 +99,7 @@ class Straightforward:
     def features(self, image: Tensor, timestep: int, block: int, ensemble: int, generator: torch.Generator) -> Tensor:
         """Return the mean over noise draws of the features of one image (1, 3, H, W); shape (1, C, h, w)."""
         latents = self.codec.encode(image.repeat(ensemble, 1, 1, 1), generator)
-        noise = torch.randn(latents.shape, generator=generator, device=latents.device)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
         alpha = self.alphas[timestep]
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
         context = self.empty_embedding.repeat(ensemble, 1, 1)
@@ -142,6 +143,11 @@ def adain(latents: Tensor, reference: Tensor) -> Tensor:
     return (latents - mean) / (std + 1e-4) * reference.std((2, 3), keepdim=True) + reference.mean((2, 3), keepdim=True)
 
 
+def _stream(seed: int, index: int) -> torch.Generator:
+    """The random numbers of a frame, as `ZeroStage.features` draws them; the anchor's are the same every time."""
+    return torch.Generator().manual_seed((seed * 1_000_003 + index) % 2**63)
+
+
 @torch.no_grad()
 def run_straightforward(
     unet: Any,
@@ -164,18 +170,17 @@ def run_straightforward(
         watch: counts the seconds; one on the wall when None.
     """
     model = Straightforward(unet, codec, empty_embedding, alphas_cumprod, settings.num_inference_steps)
-    generator = torch.Generator(frames.device).manual_seed(settings.seed)
-    source = (settings.timestep, settings.block, settings.ensemble, generator)
+    source = (settings.timestep, settings.block, settings.ensemble)
     watch = watch or Stopwatch(frames.device)
     with watch.part("reference inversion"):
         reference_states, reference_bank = model.invert(codec.encode(reference))
     images = []
-    for frame in frames.split(1):
+    for index, frame in enumerate(frames.split(1)):
         with watch.part("inversion"):
             states, bank = model.invert(codec.encode(frame))
         with watch.part("features"):
-            target = model.features(frame, *source)
-            anchor = model.features(frames[anchor_index : anchor_index + 1], *source)
+            target = model.features(frame, *source, _stream(settings.seed, index))
+            anchor = model.features(frames[anchor_index][None], *source, _stream(settings.seed, anchor_index))
         with watch.part("masks"):
             masks = three_level_masks(target, anchor, settings.k)
         with watch.part("sampling"):
