@@ -105,6 +105,7 @@ def our_frames(
         timestep=TIMESTEP,
         block=BLOCK,
         ensemble=settings.ensemble,
+        adain_start=True,
         seed=settings.seed,
     )
     stage = ZeroStage(backbone, frames[0], reference[0], 0, chosen)
