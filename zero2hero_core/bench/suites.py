@@ -93,6 +93,12 @@ SAMPLING: dict[str, dict[str, Any]] = {
     "layers 3 to 5": {"layers": (3, 4, 5)},
     "own look where the cycle does not close": {"sure": 0.5},
 }
+CANDIDATES: dict[str, dict[str, Any]] = {
+    "as in the paper": {},
+    "no AdaIN at the start": {"adain_start": False},
+    "2 draws": {"ensemble": 2},
+    "timestep 0, 1 draw": {"timestep": 0, "ensemble": 1},
+}
 CHOICE: dict[str, dict[str, Any]] = {
     "gamma 1, tau 1": {"k": 4},
     "gamma 0.5": {"k": 4, "gamma": 0.5},
@@ -128,6 +134,13 @@ LONG_TRAINING = TRAINING | {
 FEW = (8, 15)
 
 _ABLATIONS = (
+    Table(
+        "candidates",
+        "Candidates for defaults",
+        "Of what looked better and costs no more: what holds on many clips?",
+        _zero(CANDIDATES),
+        "as in the paper",
+    ),
     Table("k", "Reference tokens a query", "How many of the best matches should a token read?", K_ROWS, "k = 1"),
     Table(
         "features",
