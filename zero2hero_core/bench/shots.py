@@ -67,7 +67,7 @@ def _small(picture: torch.Tensor) -> torch.Tensor:
 
 def _widest_gap(
     table: Table, rows: Plan, found: dict[str, dict[str, Any]], measure: str
-) -> tuple[str, int, int, str] | None:
+) -> tuple[str, int, int] | None:
     """The row that beats the base row by most on average: its label, and the clip and frame of its widest lead."""
 
     def values(label: str, place: int) -> dict[str, float]:
@@ -88,10 +88,10 @@ def _widest_gap(
         return None
     label = max(leads, key=lambda one: leads[one][0])
     _, place, frame = leads[label][1]
-    return label, place, frame, measure
+    return label, place, frame
 
 
-def _lost(bench: Bench, rows: Plan, base: str, label: str, place: int, frame: int, measure: str) -> torch.Tensor:
+def _lost(bench: Bench, rows: Plan, base: str, label: str, place: int, frame: int) -> torch.Tensor:
     """Original, truth, both results, both errors."""
     clip, frames, ours = _made(bench, rows, base, place)
     theirs = _made(bench, rows, label, place)[2]
@@ -99,4 +99,4 @@ def _lost(bench: Bench, rows: Plan, base: str, label: str, place: int, frame: in
     shown = [clip.frames[frame], truth, ours[at], theirs[at]]
     errors = [((picture - truth).abs() * ERROR_GAIN).clamp(0, 1) for picture in shown[2:]]
     columns = ["original", "truth", base, label, f"error x {ERROR_GAIN}", f"error x {ERROR_GAIN}"]
-    return labelled_grid([[*shown, *errors]], columns, [f"{measure}, frame {frame}"])
+    return labelled_grid([[*shown, *errors]], columns, [f"frame {frame}"])
