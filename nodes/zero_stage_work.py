@@ -51,7 +51,7 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
     """Match every frame with the anchor. native: MODEL, VAE, CONDITIONING. Raises: InputError naming the socket."""
     images, anchor_index, max_k = to_core(frames, "frames"), widgets["anchor_index"], widgets["max_k"]
     check_anchor(anchor_index, len(images))
-    progress = Progress(len(images) + 1)
+    progress = Progress(len(images))  # one pass a frame; the anchor is one of them
     backbone = HostUNet(*native, on_call=progress.step)
     check_sides("frames", images, backbone.multiple)
     wide = widgets["neighbourhood"]

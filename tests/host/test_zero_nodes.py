@@ -14,7 +14,7 @@ Answer = Callable[..., Any]
 
 def test_tiny_models_are_those_of_the_core(answer: Answer) -> None:
     got = answer("zero_tiny.py")
-    assert got.pop("recommended") == {"timestep": 51, "block": 2}
+    assert got.pop("recommended") == {"timestep": 51, "block": 2, "adain_start": False}
     assert len(got) == 14
     assert {name: value for name, value in got.items() if value > CLOSE} == {}
 

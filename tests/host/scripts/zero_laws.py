@@ -43,7 +43,7 @@ def edit(native: tuple, **changed: object) -> torch.Tensor:
 
 def core_edit(backbone: object) -> torch.Tensor:
     images = frames.movedim(-1, 1)
-    settings = ZeroStageSettings(num_inference_steps=2, k=1)
+    settings = ZeroStageSettings(num_inference_steps=2, k=1, adain_start=True)
     stage = ZeroStage(backbone, images[0], reference.movedim(-1, 1)[0], 0, settings)
     known = [matched.frames[index] for index in range(2)]
     return stage.edit_latents(images, range(2), [narrow_matches(one, 1) for one in known])

@@ -36,7 +36,7 @@ def ksampler(model: object, conditioning: object) -> torch.Tensor:
 
 
 def core_latents(frames: torch.Tensor, reference: torch.Tensor, k: int | str) -> torch.Tensor:
-    settings = ZeroStageSettings(num_inference_steps=4, k=k, ensemble=2, seed=3)
+    settings = ZeroStageSettings(num_inference_steps=4, k=k, ensemble=2, adain_start=True, seed=3)
     images = frames.movedim(-1, 1)
     stage = ZeroStage(load_tiny(), images[0], reference.movedim(-1, 1)[0], 0, settings)
     return torch.cat([stage.edit_latents(images[i : i + 2], range(3)[i : i + 2]) for i in (0, 2)])
