@@ -543,15 +543,3 @@ def test_settings_check_themselves() -> None:
         HeroSpeed("tiny", ((64, 1),), (64,), steps=1, turns=1, rank=0)
     for k in (-1, 1, 16):
         assert ZeroSpeed("tiny", (64,), frames=1, steps=1, turns=1, k=k).k == k
-
-
-def test_the_default_rows_of_the_tiny_models_take_less_than_five_minutes() -> None:
-    """By arithmetic from seconds that two cores took: of all sides together, a frame or a training step."""
-    frame_zero = 2 * (6.17 + 1.72)  # were measured with two threads; one takes at most twice as long
-    steps = {(256, 1): 3 * (0.565 + 0.598 + 0.471), (256, 4): 2.81 + 2.46 + 1.06, (512, 1): 5.61 + 5.64 + 3.06}
-    frame_hero = 2.30 + 1.73 + 6.32 * 2 / 25
-    zero, hero = defaults("zero", "tiny"), defaults("hero", "tiny")
-    assert (zero["sizes"], zero["steps"], hero["sizes"], hero["steps"]) == ((256,), 20, (256,), 25)  # as measured
-    runs = hero["turns"] + 2  # one to warm up, one to compare the results
-    spent = zero["turns"] * zero["frames"] * frame_zero + runs * (sum(map(steps.get, hero["training"])) + frame_hero)
-    assert 200 < spent < 285  # seconds; the rest is for loading and for the page
