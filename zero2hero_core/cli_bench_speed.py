@@ -18,7 +18,7 @@ from .json_file import write_json
 SPEED = """\
 Both sides run in one process on equal weights, in turns. Real sizes (sd15, klein, flux1) get random weights. What is
 stored in DIR/results/speed_*.json is joined with what lies there, and DIR/RESULTS.md is written again. Without options
-both stages of the tiny models are timed: less than five minutes on two free cores.
+both stages of the tiny models are timed.
 
 examples:
   zero2hero bench speed --out benchmarks

@@ -8,6 +8,7 @@ from typing import Any
 HERO = {"float32": 1e-4, "bfloat16": 5e-2}
 # Zero-Stage's is the mean over pixels in [0, 1]. Rounding alone gives 1e-7 on a CPU, other feature noise 4e-3; a GPU
 # rounds the inputs of its convolutions (TF32), and a match between near equals may fall the other way.
+# A GPU's limit is a guess: none was at hand.
 ZERO = {"cpu": 1e-4, "cuda": 1e-3}
 
 

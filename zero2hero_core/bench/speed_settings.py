@@ -20,8 +20,7 @@ COMMON = {"threads": 1, "seed": 0, "k": 1, "ensemble": 8, "batch": 4, "dtype": "
 
 
 def defaults(part: str, model: str, device: str = "cpu") -> dict[str, Any]:
-    """The values of the options of `zero2hero bench speed` where they are not given; both parts of the tiny models
-    together take less than five minutes on a CPU with two free cores."""
+    """The values of the options of `zero2hero bench speed` where they are not given."""
     cuda, tiny = device.startswith("cuda"), model == "tiny"
     if part == "zero":
         if tiny or cuda:
