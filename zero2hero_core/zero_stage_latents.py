@@ -36,9 +36,9 @@ class ZeroStageSettings:
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
     adain_start: give the starting latents the reference's mean and deviation; None takes the model's recommendation for
-    any of these (the paper's 261, 1, 8 and True where it has none). neighbourhood: search radius as
-    a share of the longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of
-    the feature noise; each frame has its own stream, so that the batch size changes nothing.
+    any of these (the paper's 261, 1, 8 and True where it has none). neighbourhood: search radius as a share of the
+    longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of the feature
+    noise; each frame has its own stream, so that the batch size changes nothing.
     """
 
     num_inference_steps: int = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from zero2hero_core.tiny.degrade import moved, sample_restore, worn
 from zero2hero_core.tiny.dit import DIT_FILE, build_dit, dit_metadata, load_tiny_dit, save_dit
 from zero2hero_core.tiny.dit_train import DiTRecipe, DiTTrainer, scaled_dit_recipe
 from zero2hero_core.tiny.evaluate_hero import ClipMaterial, Study, run_hero
-from zero2hero_core.tiny.model import weights_folder
+from zero2hero_core.tiny.model import RECOMMENDED, weights_folder
 from zero2hero_core.tiny.pool import VIEWS, Pool
 from zero2hero_core.tiny.scenes import Scene, split_seed
 
@@ -163,3 +164,20 @@ def test_ablate_writes_the_table(material, tmp_path: Path, monkeypatch, capsys):
     assert "flow" in capsys.readouterr().out
     assert main(["ablate", "--table", "3", "--out", str(tmp_path), "--modes", "magic"]) == 2
     assert "explicit" in capsys.readouterr().err
+
+
+def test_kept_material_is_found_by_the_settings_of_zero_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = torch.zeros(1, 3, 8, 8)
+    made: list[str] = []
+
+    def making(backbone: object, scene: object, name: str) -> evaluate_hero.ClipMaterial:
+        made.append(name)
+        return evaluate_hero.ClipMaterial(name, {"zero": pictures}, pictures[:, :1])
+
+    monkeypatch.setattr(evaluate_hero, "make_material", making)
+    kept = partial(evaluate_hero.cached_material, lambda: None, "test", 0, tmp_path, frames=2, size=32)
+    kept(), kept()
+    assert len(made) == 1
+    monkeypatch.setitem(RECOMMENDED, "timestep", 52)  # another default is another material
+    kept()
+    assert len(made) == 2

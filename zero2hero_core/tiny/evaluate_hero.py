@@ -25,6 +25,7 @@ from ..hero_training_pairs import ClipLatents, training_pairs
 from ..metrics import psnr
 from ..pixel_swap import pixel_swap
 from ..zero_stage import ZeroStage, ZeroStageSettings
+from .model import RECOMMENDED
 from .scenes import Scene, split_seed
 
 BASELINES = ("identity", "pixel_swap", "zero", "cia", "flow")
@@ -74,11 +75,18 @@ def flow_pictures(material: ClipMaterial) -> torch.Tensor:
     return max(moved, key=lambda pictures: float(psnr(pictures[1:], truth[1:]).mean()))
 
 
+def zero_settings() -> dict[str, Any]:
+    """Settings of Zero-Stage that decide the material, those that the bundled UNet advises among them."""
+    return asdict(ZeroStageSettings().resolve(RECOMMENDED))
+
+
 def cached_material(
     load: Callable[[], UNetBackbone], split: str, index: int, folder: Path, *, frames: int = 16, size: int = 256
 ) -> ClipMaterial:
-    """The material of clip `index` of a split, kept in `folder` with 8 bits a value."""
-    path = folder / f"material_{split}_{index}_{frames}_{size}.safetensors"
+    """The material of clip `index` of a split, kept in `folder` with 8 bits a value; found by Zero-Stage's settings
+    too, so that another default makes it anew."""
+    digest = hashlib.sha256(json.dumps(zero_settings(), sort_keys=True).encode()).hexdigest()[:8]
+    path = folder / f"material_{split}_{index}_{frames}_{size}_{digest}.safetensors"
     if not path.exists():
         scene = Scene(split_seed(split, index), frames, size)
         material = make_material(load(), scene, f"{split} {index}")
@@ -215,7 +223,13 @@ class Study:
     def described(self) -> dict[str, Any]:
         """What decides the figures."""
         settings = {name: value for name, value in asdict(self.settings).items() if name not in ("mode", "seed")}
-        return {"model": self._model, "training": settings, "restoring": asdict(self.restore), "frames": self.frames}
+        return {
+            "model": self._model,
+            "zero": zero_settings(),
+            "training": settings,
+            "restoring": asdict(self.restore),
+            "frames": self.frames,
+        }
 
     def material(self, clip: int) -> ClipMaterial:
         """Zero-Stage results and baselines of a clip."""
