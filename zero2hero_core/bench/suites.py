@@ -140,6 +140,7 @@ _ABLATIONS = (
         "Of what looked better and costs no more: what holds on many clips?",
         _zero(CANDIDATES),
         "as in the paper",
+        measures=("psnr", "psnr inside", "psnr outside", "ssim", "ssim gaussian", "lpips"),
     ),
     Table("k", "Reference tokens a query", "How many of the best matches should a token read?", K_ROWS, "k = 1"),
     Table(
