@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     settings = cli_inputs.settings_of(args)
     backbone = cli_inputs.load_model(args)
     clip = cli_inputs.open_clip(args, backbone.multiple, args.frames)
-    stage = ZeroStage(backbone, clip.anchor, clip.anchor, args.anchor, settings)
+    stage = ZeroStage(backbone, clip.anchor, clip.anchor, args.anchor, settings, clip.by_index())
     cli_inputs.check_k(stage.settings, stage.editor.grids)
     found = {}
     with progress(args) as bar:
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             found[index] = stage.correspond(clip.frames([number])[0], index).cpu()
             bar.advance(task)
     used = asdict(stage.settings)
-    names = ("k", "timestep", "block", "ensemble", "neighbourhood", "prompt", "seed")
+    names = ("k", "timestep", "block", "ensemble", "neighbourhood", "track", "prompt", "seed")
     video = cli_inputs.fingerprint(args.video)
     source = {"model": backbone.name, "video sha256": video, **{name: used[name] for name in names}}
     whole_clip = correspondence_file.ClipCorrespondence(found, clip.size_hw, args.anchor, source)

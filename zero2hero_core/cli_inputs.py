@@ -6,7 +6,7 @@ import argparse
 import glob
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -135,12 +135,30 @@ class Clip:
         """The chosen frames with these numbers (0 is the first chosen one), (N, 3, H, W)."""
         return self.source.frames([self.places[number] for number in numbers])
 
+    def by_index(self) -> Mapping[int, torch.Tensor]:
+        """The chosen frames (3, H, W) by their places in the original clip, each read when it is asked for."""
+        return _ByIndex(self)
+
     def fit(self, picture: torch.Tensor) -> torch.Tensor | None:
         """Pictures (N, C, h, w) of the original's or the frames' aspect ratio at the frames' size, else None."""
         hw = (picture.shape[-2], picture.shape[-1])
         if _same_aspect(hw, self.native_hw):
             return resize_frames(picture, self.size_hw, self.policy)
         return resize_frames(picture, self.size_hw) if _same_aspect(hw, self.size_hw) else None
+
+
+class _ByIndex(Mapping[int, torch.Tensor]):
+    def __init__(self, clip: Clip):
+        self.clip, self.numbers = clip, {index: number for number, index in enumerate(clip.indices)}
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return self.clip.frames([self.numbers[index]])[0]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.numbers)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
 
 def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:

@@ -155,6 +155,12 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
         metavar="R",
         help="search no farther than this share of the longer side (default: everywhere)",
     )
+    match.add_argument(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help="follow parts from frame to frame, or match every frame on its own (default: what suits the model, else "
+        "on its own)",
+    )
     match.add_argument("--prompt", default="", help="text that describes the clip (default: none)")
     match.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the feature noise")
 
@@ -165,6 +171,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "block": 1,
         "ensemble": 8,
         "adain_start": True,
+        "track": False,
         "rank": 128,
         "learning_rate": 1e-4,
         "decay": False,

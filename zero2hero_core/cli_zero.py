@@ -32,7 +32,7 @@ examples:
   zero2hero zero ... --out result --resume      (after an interruption: the same command with --resume)
   zero2hero zero ... --mask masks/ --k adaptive --layers 6-11
 """
-MATCH_OPTIONS = ("timestep", "block", "ensemble", "neighbourhood")
+MATCH_OPTIONS = ("timestep", "block", "ensemble", "neighbourhood", "track")
 
 
 def add_parser(subparsers: Any) -> None:
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     cli_frames.check_video(args, clip)
     reference = cli_inputs.read_reference(args.reference, clip, notes)
     masks = cli_inputs.Masks(args.mask, clip) if args.mask else None
-    stage = ZeroStage(backbone, clip.anchor, reference, args.anchor, settings)
+    stage = ZeroStage(backbone, clip.anchor, reference, args.anchor, settings, clip.by_index())
     cli_inputs.check_k(stage.settings, stage.editor.grids)
     if matches is not None:
         _check_matches(matches, clip, stage, args)

@@ -7,6 +7,7 @@ has its centre at ((x + 0.5) / w, (y + 0.5) / h) of the frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from .checks import InputError, ShapeError
 
 ROWS = 1024  # target tokens compared with all anchor tokens at once
+Around = Callable[[torch.Tensor, int], torch.Tensor]
 CYCLE_SCALE = 0.05  # return error (share of the frame's side) at which confidence has fallen to 1/e
 
 
@@ -111,7 +113,12 @@ def _window(rows: torch.Tensor, size_hw: tuple[int, int], radius: float) -> torc
 
 
 def top_k_matches(
-    target: torch.Tensor, anchor: torch.Tensor, k: int, size_hw: tuple[int, int], radius: float | None = None
+    target: torch.Tensor,
+    anchor: torch.Tensor,
+    k: int,
+    size_hw: tuple[int, int],
+    radius: float | None = None,
+    around: Around | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The k most similar anchor tokens of each target token, in chunks of rows.
 
@@ -119,6 +126,8 @@ def top_k_matches(
         target, anchor: unit vectors (N, C) on the same grid `size_hw`.
         k: 1..N; -1 gives the best one only (plain attention to all tokens needs no selection).
         radius: look no farther than this share of the longer side, or None for everywhere.
+        around: (similarity (R, N), first row) -> the same with what is out of question at -2 and less near it; decides
+            the order.
     Returns: indices (N, k) int32 and cosine similarities (N, k), best first.
     Raises: InputError when k is out of range or the neighbourhood holds fewer than k tokens.
     """
@@ -140,9 +149,10 @@ def top_k_matches(
         if radius is not None:
             rows = torch.arange(start, start + len(similarity), device=target.device)
             similarity = similarity.masked_fill_(_window(rows, size_hw, radius), float("-inf"))
-        best = similarity.topk(wanted, dim=1)
-        indices[start : start + ROWS] = best.indices.int()
-        scores[start : start + ROWS] = best.values
+        ranked = similarity if around is None else around(similarity, start)
+        best = ranked.topk(wanted, dim=1).indices
+        indices[start : start + ROWS] = best.int()
+        scores[start : start + ROWS] = similarity.gather(1, best)
     return indices, scores
 
 
@@ -181,6 +191,7 @@ def match_features(
     *,
     adaptive: bool = False,
     radius: float | None = None,
+    near: Callable[[tuple[int, int], int], Around] | None = None,
 ) -> Correspondence:
     """Correspondence of one frame with the anchor.
 
@@ -190,12 +201,13 @@ def match_features(
         k: tokens on the middle grid (1.., or -1 for all); with `adaptive` the largest number used there.
         adaptive: choose the number per token from similarity and cycle error.
         radius: spatial neighbourhood, share of the longer side, or None.
+        near: (grid, k) -> `around` of `top_k_matches`, where tokens are followed from frame to frame.
     """
     tokens = [
         (unit_tokens(resize_features(target, size)), unit_tokens(resize_features(anchor, size))) for size in sizes_hw
     ]
     found = [
-        top_k_matches(a, b, level_k(k, level), size, radius)
+        top_k_matches(a, b, level_k(k, level), size, radius, near and near(size, level_k(k, level)))
         for level, ((a, b), size) in enumerate(zip(tokens, sizes_hw, strict=True))
     ]
     fine = sizes_hw[-1]

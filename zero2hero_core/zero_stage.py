@@ -7,13 +7,14 @@ Here are the pictures: features, correspondence, encoding, one decode per frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
 from .backbones.unet import UNetBackbone
 from .checks import ShapeError, check_images, check_shape
 from .correspondence import Correspondence, match_features
+from .correspondence_track import ClipTrack, search_near
 from .zero_stage_latents import LatentEditor, ZeroStageSettings
 
 ENCODED_KEPT = 16
@@ -29,6 +30,8 @@ class ZeroStage:
         anchor: the original frame that was edited, (3, H, W) in [0, 1].
         reference: its edit, (3, H, W).
         anchor_index: its place in the clip (0-based).
+        clip: frames (3, H, W) by their place, for following tokens from frame to frame (setting `track`); without it
+            every frame is matched on its own.
     Raises: ShapeError when anchor and reference differ in size.
     """
 
@@ -39,6 +42,7 @@ class ZeroStage:
         reference: torch.Tensor,
         anchor_index: int,
         settings: ZeroStageSettings | None = None,
+        clip: Mapping[int, torch.Tensor] | None = None,
     ):
         if anchor.shape != reference.shape:
             raise ShapeError(
@@ -48,6 +52,9 @@ class ZeroStage:
         self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings or ZeroStageSettings())
         self.settings = self.editor.settings
         self._anchor_features: torch.Tensor | None = None
+        self._track: ClipTrack | None = None
+        if clip is not None and self.settings.track:
+            self._track = ClipTrack(clip, anchor_index, self.features, self.editor.grids[-1])
         self._encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # frames whose features were read, and latents
 
     @property
@@ -81,13 +88,16 @@ class ZeroStage:
         with self.editor.watch.part("features"):
             if self._anchor_features is None:
                 self._anchor_features = self.features(self._anchor, self.anchor_index)
-            same = index == self.anchor_index and torch.equal(frame, self._anchor)
-            target = self._anchor_features if same else self.features(frame, index)
+            track, anchor = self._track, self._anchor_features
+            if index == self.anchor_index and torch.equal(frame, self._anchor):
+                target = anchor
+            else:
+                target = track.features(index, frame) if track else self.features(frame, index)
+            near = search_near(track.places(index, anchor), track.size_hw) if track else None
         with self.editor.watch.part("matching"):
             adaptive, radius = self.settings.k == "adaptive", self.settings.neighbourhood
-            return match_features(
-                target, self._anchor_features, self.editor.grids, self.settings.tokens, adaptive=adaptive, radius=radius
-            )
+            given = (target, anchor, self.editor.grids, self.settings.tokens)
+            return match_features(*given, adaptive=adaptive, radius=radius, near=near)
 
     def edit(
         self,

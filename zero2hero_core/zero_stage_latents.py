@@ -25,7 +25,13 @@ from .correspondence import Correspondence
 from .schedule import DDIMSchedule
 
 LAYERS = tuple(range(3, 12))
-PAPER = {"timestep": 261, "block": 1, "ensemble": 8, "adain_start": True}  # where a model advises nothing
+PAPER = {
+    "timestep": 261,
+    "block": 1,
+    "ensemble": 8,
+    "adain_start": True,
+    "track": False,
+}  # where a model advises nothing
 ADAPTIVE_MAX = 8  # most tokens a query reads on the middle grid with k = "adaptive"
 
 
@@ -35,8 +41,9 @@ class ZeroStageSettings:
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
     `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
-    adain_start: give the starting latents the reference's mean and deviation; None takes the model's recommendation for
-    any of these (the paper's 261, 1, 8 and True where it has none). neighbourhood: search radius as a share of the
+    adain_start: give the starting latents the reference's mean and deviation; track: follow tokens from frame to frame
+    (`correspondence_track`), where `ZeroStage` knows the clip; None takes the model's recommendation for any of these
+    (the paper's 261, 1, 8, True and False where it has none). neighbourhood: search radius as a share of the
     longer side. guidance_scale: 1 means none. contrast: see `full_attention`; with k = -1 only. seed: of the feature
     noise; each frame has its own stream, so that the batch size changes nothing.
     """
@@ -55,6 +62,7 @@ class ZeroStageSettings:
     adain_start: bool | None = None
     contrast: float = 1.0
     seed: int = 0
+    track: bool | None = None
 
     def __post_init__(self) -> None:
         if self.k != "adaptive" and not (isinstance(self.k, int) and (self.k == -1 or self.k >= 1)):
@@ -77,12 +85,19 @@ class ZeroStageSettings:
             check_range("block", self.block, 0, 3)
         if self.neighbourhood is not None:
             check_range("neighbourhood", self.neighbourhood, 0, 1)
+            if self.track:
+                raise InputError(
+                    "neighbourhood: looks around a token's own place, track around a place that is followed; choose "
+                    "one of them."
+                )
         if not self.layers or any(layer not in LAYERS for layer in self.layers):
             raise InputError(f"layers: expected some of 3 to 11, got {self.layers}.")
 
     def resolve(self, advice: Mapping[str, Any]) -> ZeroStageSettings:
         """The same settings with what is left open filled in from a model's advice (`UNetBackbone.recommended`)."""
         known = PAPER | {name: value for name, value in advice.items() if name in PAPER}
+        if self.neighbourhood is not None or self.k == -1:
+            known["track"] = False
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
 
     @property

@@ -271,9 +271,12 @@ def changed(made: dict[str, Any], **options: Any) -> dict[str, Any]:
 def check_commands(reports: list[dict[str, Any]]) -> int:
     """Every command on the page of speed makes its row again; returns how many there are."""
     rows = report_speed.with_missing(stored.speed_rows(reports))
-    commands = commands_of(report_speed.speed_section(reports))
-    for made, words in zip(rows, commands, strict=True):
+    commands = iter(commands_of(report_speed.speed_section(reports)))
+    for made in rows:
+        words = next(commands)
         assert words == shlex.split(stored.speed_command(made))[1:]
+        if "counted_by" in made:  # stands behind it, in the same line
+            assert next(commands) == shlex.split(made["counted_by"])[1:]
         (job,) = cli_bench_speed._jobs(cli.build_parser().parse_args(words))
         assert (job.model, job.device) == (made["model"], made["device"])
         assert made["size"] in job.sizes
@@ -281,6 +284,7 @@ def check_commands(reports: list[dict[str, Any]]) -> int:
             assert isinstance(job, HeroSpeed) and job.training == ((made["size"], made["draws"]),)
         expected = {name: made["settings"].get(name) for name in job.told}
         assert json.loads(json.dumps(job.told)) == json.loads(json.dumps(expected))
+    assert not list(commands)
     return len(rows)
 
 

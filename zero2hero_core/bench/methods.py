@@ -51,7 +51,9 @@ class Spec:
         if self.method in ("identity", "flow"):
             return dict(self.options)
         if self.method != "hero":
-            return {**self.options, **asdict(_zero_settings(self).resolve(ZERO))}
+            settled = {**self.options, **asdict(_zero_settings(self).resolve(ZERO))}
+            # It came later, and off it changes nothing: earlier results stay.
+            return {name: value for name, value in settled.items() if (name, value) != ("track", False)}
         training, restoring = _hero_settings(self, HERO)
         own = {name: value for name, value in self.options.items() if name not in ("initial", "start")}
         made = {name: [other.method, other.settled()] for name, other in _others(self).items()}
@@ -162,7 +164,8 @@ def _zero_settings(spec: Spec) -> ZeroStageSettings:
 def zero_stage(tools: Tools, clip: Clip, spec: Spec) -> ZeroStage:
     """Zero-Stage with the settings of a spec."""
     reference = clip.frames[clip.anchor] if spec.options.get("reference") == "anchor" else clip.reference
-    return ZeroStage(tools.zero, clip.frames[clip.anchor], reference, clip.anchor, _zero_settings(spec))
+    frames = dict(enumerate(clip.frames))
+    return ZeroStage(tools.zero, clip.frames[clip.anchor], reference, clip.anchor, _zero_settings(spec), frames)
 
 
 def by_zero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:

@@ -60,7 +60,7 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
-PAPER_START: dict[str, Any] = {"adain_start": True}  # one setting at a time is changed from the paper's
+PAPER_START: dict[str, Any] = {"adain_start": True, "track": False}  # one setting at a time is changed from the paper's
 
 
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
@@ -107,6 +107,13 @@ CHOICE: dict[str, dict[str, Any]] = {
     "tau 2": {"k": 4, "tau": 2.0},
     "tau 4": {"k": 4, "tau": 4.0},
 }
+ALONE: dict[str, Any] = {"track": False}
+FOLLOWING = {
+    "each frame on its own": Spec("zero", ALONE),
+    "followed from frame to frame": Spec("zero"),
+    "pixel swap, each frame on its own": Spec("pixel swap", ALONE),
+    "pixel swap, followed": Spec("pixel swap"),
+}
 PAIRS = {
     "explicit": Spec("hero"),
     "implicit": Spec("hero", {"mode": "implicit"}),
@@ -124,7 +131,8 @@ TRAINING = {
     "rank 4": Spec("hero", {"rank": 4}),
     "rank 64": Spec("hero", {"rank": 64}),
     "no other lights": Spec("hero", {"light": 0.0}),
-    "Zero-Stage with AdaIN at the start": Spec("hero", {"start": PAPER_START}),
+    "Zero-Stage with AdaIN at the start": Spec("hero", {"start": {"adain_start": True}}),
+    "Zero-Stage without following": Spec("hero", {"start": ALONE}),
 }
 LONG_TRAINING = TRAINING | {
     "600 steps": Spec("hero", {"share": 2.0}),
@@ -175,6 +183,16 @@ _ABLATIONS = (
 )
 
 
+_TRACKING = Table(
+    "tracking",
+    "Following tokens",
+    "Should matches be followed from frame to frame? (Whole clips, for the way to a frame costs time too.)",
+    FOLLOWING,
+    "each frame on its own",
+    measures=OF_METHODS,
+)
+
+
 def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
     return (
         Table(
@@ -205,10 +223,16 @@ def _with(tables: Sequence[Table], clips: int, frames: tuple[int, ...] | None, s
 SUITES = {
     "small": Suite(
         "small",
-        _methods((2, 1, 1), 1) + _with(_ABLATIONS, 2, FEW, 1) + _with(_trainings(TRAINING), 1, None, 1),
+        _methods((2, 1, 1), 1)
+        + _with((_TRACKING,), 2, None, 1)
+        + _with(_ABLATIONS, 2, FEW, 1)
+        + _with(_trainings(TRAINING), 1, None, 1),
     ),
     "full": Suite(
         "full",
-        _methods((5, 5, 5), 3) + _with(_ABLATIONS, 20, FEW, 1) + _with(_trainings(LONG_TRAINING), 5, None, 3),
+        _methods((5, 5, 5), 3)
+        + _with((_TRACKING,), 5, None, 1)
+        + _with(_ABLATIONS, 20, FEW, 1)
+        + _with(_trainings(LONG_TRAINING), 5, None, 3),
     ),
 }

@@ -110,7 +110,7 @@ def evaluate_clip(
     settings = settings or ZeroStageSettings()
     originals, truth, masks = scene.frames(0), scene.frames(1), scene.masks()
     result = ClipResult(scene, list(frames))
-    stage = ZeroStage(backbone, originals[anchor], truth[anchor], anchor, settings)
+    stage = ZeroStage(backbone, originals[anchor], truth[anchor], anchor, settings, dict(enumerate(originals)))
     plain = ZeroStage(backbone, originals[anchor], truth[anchor], anchor, replace(settings, k=-1))
     result.matches = [stage.correspond(originals[frame], frame) for frame in frames]
     made: dict[str, list[torch.Tensor]] = {name: [] for name in methods}

@@ -49,7 +49,7 @@ def make_material(backbone: UNetBackbone, scene: Scene, name: str, *, batch: int
     originals, truth = scene.frames(0), scene.frames(1)
     settings = ZeroStageSettings()
     stages = {
-        "zero": ZeroStage(backbone, originals[0], truth[0], 0, settings),
+        "zero": ZeroStage(backbone, originals[0], truth[0], 0, settings, dict(enumerate(originals))),
         "zero_target": ZeroStage(backbone, originals[0], originals[0], 0, settings),
         "cia": ZeroStage(backbone, originals[0], truth[0], 0, ZeroStageSettings(k=-1)),
     }

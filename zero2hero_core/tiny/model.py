@@ -17,7 +17,7 @@ from ..schedule import stable_diffusion_alphas
 from .autoencoder import PatchAutoencoder
 
 CONTEXT = (4, 32)  # tokens and width of the (all-zero) empty prompt
-RECOMMENDED: dict[str, Any] = {"timestep": 51, "block": 2, "adain_start": False}
+RECOMMENDED: dict[str, Any] = {"timestep": 51, "block": 2, "adain_start": False, "track": True}
 UNET_FILE, AUTOENCODER_FILE = "tiny_unet.safetensors", "tiny_autoencoder.safetensors"
 
 
