@@ -7,7 +7,7 @@ from typing import Any
 from .convert import to_host
 from .host import io, ui
 from .types import CATEGORY, Correspondence
-from .zero_stage_work import LAYERS, TOKENS, correspond_clip, edit_clip
+from .zero_stage_work import LAYERS, TOKENS, TRACK, correspond_clip, edit_clip
 
 
 def sockets() -> list[io.Input]:
@@ -170,6 +170,15 @@ def _match_widgets() -> list[io.Input]:
             max=2**64 - 1,
             control_after_generate=False,  # another draw of noise is no better: do not compute all anew
             tooltip="Of the feature noise; each frame has a random stream of its own.",
+        ),
+        io.Combo.Input(
+            "track",
+            options=list(TRACK),
+            default="auto",
+            optional=True,  # it came later: graphs without it still run
+            tooltip="Follow parts from frame to frame instead of looking for them in every frame anew: steadier, and "
+            "right where a surface repeats itself or turns away. Auto takes what suits the model (on with the bundled "
+            "models, off as in the paper with others).",
         ),
     ]
 

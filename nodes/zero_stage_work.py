@@ -23,6 +23,7 @@ from .socket_checks import check_anchor, check_choice, read_reference
 
 LAYERS = {"all (3-11)": (3, 11), "middle and fine (6-11)": (6, 11), "fine (9-11)": (9, 11), "coarse (3-5)": (3, 5)}
 TOKENS = ["fixed", "adaptive", "all"]
+TRACK = {"auto": None, "on": True, "off": False}
 PICTURES = 8  # frames whose matches are shown
 MANY = 0.5  # share of weak matches from which they are warned of
 ALIKE = 4.01 / 255  # reference and anchor that differ by no more are the same picture
@@ -51,6 +52,8 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
     """Match every frame with the anchor. native: MODEL, VAE, CONDITIONING. Raises: InputError naming the socket."""
     images, anchor_index, max_k = to_core(frames, "frames"), widgets["anchor_index"], widgets["max_k"]
     check_anchor(anchor_index, len(images))
+    track = widgets.get("track", "auto")
+    check_choice("track", track, TRACK)
     progress = Progress(len(images))  # one pass a frame; the anchor is one of them
     backbone = HostUNet(*native, on_call=progress.step)
     check_sides("frames", images, backbone.multiple)
@@ -62,13 +65,16 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
         ensemble=_given(widgets["ensemble"]),
         neighbourhood=None if wide >= 1 else wide,
         seed=widgets["seed"],
+        track=TRACK[track],
     )
     anchor = images[anchor_index]
-    stage = ZeroStage(backbone, anchor, anchor, anchor_index, settings)
+    stage = ZeroStage(backbone, anchor, anchor, anchor_index, settings, dict(enumerate(images)))
     _check_max_k(max_k, stage.editor.grids)
-    matches = {index: stage.correspond(frame, index).cpu() for index, frame in enumerate(images)}
+    outward = sorted(range(len(images)), key=lambda index: abs(index - anchor_index))
+    matches = {index: stage.correspond(images[index], index).cpu() for index in outward}
     used = stage.settings
-    described = {"model": backbone.name, "k": max_k, "timestep": used.timestep, "block": used.block, "seed": used.seed}
+    described = {name: getattr(used, name) for name in ("timestep", "block", "seed", "track")}
+    described |= {"model": backbone.name, "k": max_k}
     clip = ClipCorrespondence(matches, tuple(images.shape[-2:]), anchor_index, described)
     notes = Notes(node)
     _say_confidence(notes, clip)

@@ -126,8 +126,7 @@ def top_k_matches(
         target, anchor: unit vectors (N, C) on the same grid `size_hw`.
         k: 1..N; -1 gives the best one only (plain attention to all tokens needs no selection).
         radius: look no farther than this share of the longer side, or None for everywhere.
-        around: (similarity (R, N), first row) -> the same with what is out of question at -2 and less near it; decides
-            the order.
+        around: (similarity (R, N), first row) -> what decides the order in its place.
     Returns: indices (N, k) int32 and cosine similarities (N, k), best first.
     Raises: InputError when k is out of range or the neighbourhood holds fewer than k tokens.
     """
@@ -191,7 +190,7 @@ def match_features(
     *,
     adaptive: bool = False,
     radius: float | None = None,
-    near: Callable[[tuple[int, int], int], Around] | None = None,
+    near: Callable[[tuple[int, int]], Around] | None = None,
 ) -> Correspondence:
     """Correspondence of one frame with the anchor.
 
@@ -201,13 +200,13 @@ def match_features(
         k: tokens on the middle grid (1.., or -1 for all); with `adaptive` the largest number used there.
         adaptive: choose the number per token from similarity and cycle error.
         radius: spatial neighbourhood, share of the longer side, or None.
-        near: (grid, k) -> `around` of `top_k_matches`, where tokens are followed from frame to frame.
+        near: grid -> `around` of `top_k_matches`, where tokens are followed from frame to frame.
     """
     tokens = [
         (unit_tokens(resize_features(target, size)), unit_tokens(resize_features(anchor, size))) for size in sizes_hw
     ]
     found = [
-        top_k_matches(a, b, level_k(k, level), size, radius, near and near(size, level_k(k, level)))
+        top_k_matches(a, b, level_k(k, level), size, radius, near and near(size))
         for level, ((a, b), size) in enumerate(zip(tokens, sizes_hw, strict=True))
     ]
     fine = sizes_hw[-1]

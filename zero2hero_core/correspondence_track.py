@@ -24,6 +24,7 @@ REACH = 1 / 16  # how far its place in the anchor is corrected at once
 STILL, STAY = 5.0, 10.0  # cosine similarity that a squared distance costs: from frame to frame, and to the place
 LARGE = 0.08  # what a motion costs at most, so that a quick one is not ruled out
 LOST = 0.3  # similarity by which the best token anywhere is better when a token has been lost
+OUTSIDE = 2.0  # more than similarities can differ by
 SOFT = 0.02  # similarity that counts as much less when a place between tokens is estimated
 FEATURES_KEPT = 3  # frames
 
@@ -77,7 +78,7 @@ def follow_tokens(
         rows = slice(start, start + ROWS)
         away = distances(own[rows], size_hw)
         cost = (STILL * away.square().sum(-1)).clamp(max=LARGE)
-        alike = (target[rows] @ previous.T - cost).masked_fill((away > MOTION).any(-1), -2.0)
+        alike = target[rows] @ previous.T - cost - OUTSIDE * (away > MOTION).any(-1)
         before = read_places(places, between_tokens(alike, alike.argmax(1), size_hw), size_hw)
         similarity = target[rows] @ anchor.T
         near = near_places(similarity, before, size_hw, REACH)
@@ -89,18 +90,19 @@ def follow_tokens(
 
 
 def near_places(similarity: torch.Tensor, places: torch.Tensor, size_hw: tuple[int, int], reach: float) -> torch.Tensor:
-    """Similarity (R, N), less what the distance from the places (R, 2) costs; -2 beyond `reach`."""
+    """Similarity (R, N), less what the distance from the places (R, 2) costs; tokens beyond `reach` come after all
+    others."""
     away = distances(places, size_hw)
-    return (similarity - STAY * away.square().sum(-1)).masked_fill((away > reach).any(-1), -2.0)
+    return similarity - STAY * away.square().sum(-1) - OUTSIDE * (away > reach).any(-1)
 
 
-def search_near(places: torch.Tensor, track_hw: tuple[int, int]) -> Callable[[tuple[int, int], int], Around]:
+def search_near(places: torch.Tensor, track_hw: tuple[int, int]) -> Callable[[tuple[int, int]], Around]:
     """What `match_features` takes as `near`: look around places (N, 2) that were followed on the grid `track_hw`, one
-    and a half cells far, or farther where more tokens are wanted."""
+    and a half cells far before all others."""
 
-    def on_grid(size_hw: tuple[int, int], k: int) -> Around:
+    def on_grid(size_hw: tuple[int, int]) -> Around:
         mean = F.adaptive_avg_pool2d(places.T.unflatten(1, track_hw)[None], size_hw)[0].flatten(1).T
-        reach = max(1.5, max(k, 1) ** 0.5) / max(size_hw)
+        reach = 1.5 / max(size_hw)
         return lambda similarity, start: near_places(similarity, mean[start : start + len(similarity)], size_hw, reach)
 
     return on_grid

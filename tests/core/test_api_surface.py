@@ -58,6 +58,16 @@ SURFACE = {
         "top_k_matches",
         "unit_tokens",
     },
+    "correspondence_track": {
+        "ClipTrack",
+        "between_tokens",
+        "distances",
+        "follow_tokens",
+        "near_places",
+        "read_places",
+        "search_near",
+        "token_places",
+    },
     "correspondence_file": {"ClipCorrespondence", "load_correspondences", "save_correspondences"},
     "metrics": {"pck", "psnr"},
     "metrics_learned": {

@@ -14,14 +14,14 @@ Answer = Callable[..., Any]
 
 def test_tiny_models_are_those_of_the_core(answer: Answer) -> None:
     got = answer("zero_tiny.py")
-    assert got.pop("recommended") == {"timestep": 51, "block": 2, "adain_start": False}
+    assert got.pop("recommended") == {"timestep": 51, "block": 2, "adain_start": False, "track": True}
     assert len(got) == 14
     assert {name: value for name, value in got.items() if value > CLOSE} == {}
 
 
 def test_nodes_equal_the_core_and_leave_the_model_alone(answer: Answer) -> None:
     got = answer("zero_nodes.py")
-    for name in ("fixed 1", "adaptive", "all", "batch 1"):
+    for name in ("fixed 1", "adaptive", "all", "batch 1", "each on its own"):
         assert got[name] < CLOSE
         assert got[f"{name} decoded"] < CLOSE
     assert got["shapes"] == [[3, 128, 640, 3], [3, 128, 128]] and got["preview"] == 3
@@ -48,6 +48,7 @@ def refusals() -> dict[str, list[str]]:
         "k": ["InputError: k:", "at most 8", "got 9"],
         "anchor": ["InputError: anchor_index:", "0 to 1", "got 2"],
         "tokens": ["InputError: tokens:", "fixed, adaptive, all", "got 'some'"],
+        "track": ["InputError: track:", "auto, on, off", "got 'maybe'"],
         "layers": ["InputError: layers:", "coarse (3-5)", "got 'all'"],
         "video vae": ["InputError: vae:", "for pictures", "for video"],
         "few steps": ["InputError: model:", "1000 steps", "got 50", "leave out"],
@@ -84,7 +85,7 @@ def test_full_size_checkpoint_equals_diffusers(answer: Answer, tmp_path: Path, k
 def graph(**changed: Any) -> dict[str, Any]:
     """Demo clip through both nodes, in API format."""
     native = {"model": ["1", 0], "vae": ["1", 1], "conditioning": ["1", 2]}
-    match = {"max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 0}
+    match = {"max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 0, "track": "auto"}
     sample = {"tokens": "fixed", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 2, "layers": "all (3-11)"}
     sample |= {"adain_start": True, "batch": 2, "frames": ["2", 0], "reference": ["2", 1], "correspondence": ["3", 0]}
     return {

@@ -16,6 +16,7 @@ from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
 
 # Widgets of DIFTCorrespondence, MaskedCiAKSampler, HeroRestore and HeroLoRATrainer, small and quick.
 MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 3}
+MATCH |= {"track": "auto"}
 SAMPLE = {"tokens": "fixed", "k": 1, "gamma": 1.0, "tau": 1.0, "steps": 2, "layers": "all (3-11)"}
 SAMPLE |= {"adain_start": True, "batch": 2}
 RESTORE = {"steps": 3, "samples": 2, "zero_strength": 1.0, "frame_strength": 1.0}

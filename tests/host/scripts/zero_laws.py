@@ -127,7 +127,7 @@ with torch.inference_mode():
     for name, known in {"two matches": dataclasses.replace(matched, frames=fewer), "eight matches": matched}.items():
         done = MaskedCiAKSampler.execute(*native, known, frames, reference, **SAMPLE | {"tokens": "adaptive"})
         out[name] = str(done.ui)
-    for name, wrong in {"anchor": {"anchor_index": 2}, "max_k": {"max_k": 64}}.items():
+    for name, wrong in {"anchor": {"anchor_index": 2}, "max_k": {"max_k": 64}, "track": {"track": "maybe"}}.items():
         try:
             DIFTCorrespondence.execute(*native, frames, **MATCH | wrong)
         except Exception as error:

@@ -35,10 +35,12 @@ def ksampler(model: object, conditioning: object) -> torch.Tensor:
     return done[0]["samples"]
 
 
-def core_latents(frames: torch.Tensor, reference: torch.Tensor, k: int | str) -> torch.Tensor:
-    settings = ZeroStageSettings(num_inference_steps=4, k=k, ensemble=2, adain_start=True, seed=3)
+def core_latents(frames: torch.Tensor, reference: torch.Tensor, k: int | str, *, track: bool) -> torch.Tensor:
+    settings = ZeroStageSettings(
+        num_inference_steps=4, k=k, ensemble=2, adain_start=True, seed=3, track=track and k != -1
+    )
     images = frames.movedim(-1, 1)
-    stage = ZeroStage(load_tiny(), images[0], reference.movedim(-1, 1)[0], 0, settings)
+    stage = ZeroStage(load_tiny(), images[0], reference.movedim(-1, 1)[0], 0, settings, dict(enumerate(images)))
     return torch.cat([stage.edit_latents(images[i : i + 2], range(3)[i : i + 2]) for i in (0, 2)])
 
 
@@ -56,11 +58,14 @@ with torch.inference_mode():
         "adaptive": {"tokens": "adaptive"},
         "all": {"tokens": "all"},
         "batch 1": {"batch": 1},
+        "each on its own": {},
     }.items():
-        given = (*native, matched.args[0], frames, reference)
+        alone = name == "each on its own"
+        matches = DIFTCorrespondence.execute(*native, frames, **MATCHING | {"track": "off"}) if alone else matched
+        given = (*native, matches.args[0], frames, reference)
         edited, latent = MaskedCiAKSampler.execute(*given, **SAMPLING | changed).args
         k = {"adaptive": "adaptive", "all": -1}.get(name, 1)
-        out[name] = difference(latent["samples"], core_latents(frames, reference, k))
+        out[name] = difference(latent["samples"], core_latents(frames, reference, k, track=not alone))
         out[f"{name} decoded"] = difference(edited, native[1].decode(latent["samples"]))
     said.clear()
     empty = MaskedCiAKSampler.execute(
