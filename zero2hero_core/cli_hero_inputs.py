@@ -52,6 +52,7 @@ def hero_settings(args: argparse.Namespace, backbone: DiTBackbone) -> HeroSettin
         "draws": args.draws,
         "crop": args.crop,
         "light": args.light,
+        "shift": args.shift,
         "high_noise": args.high_noise,
         "steps": args.train_steps,
     }

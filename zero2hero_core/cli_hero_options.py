@@ -49,6 +49,9 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--crop", type=float, metavar="X", help="share of the sides that a step sees, 0.1 to 1")
     group.add_argument("--light", type=float, metavar="X", help="show the pair in other lights too; 0: off, 1: usual")
     group.add_argument(
+        "--shift", type=whole(0, 64), metavar="N", help="show the pair moved by up to N pixels too; 0: off, 8: usual"
+    )
+    group.add_argument(
         "--high-noise", type=float, metavar="X", help="share of noise levels drawn near 1, for few sampling steps"
     )
     group.add_argument("--optimiser", choices=("adamw", "adamw8bit"), default="adamw")

@@ -154,6 +154,9 @@ class _ByIndex(Mapping[int, torch.Tensor]):
     def __getitem__(self, index: int) -> torch.Tensor:
         return self.clip.frames([self.numbers[index]])[0]
 
+    def __contains__(self, index: object) -> bool:
+        return index in self.numbers  # without reading the frame
+
     def __iter__(self) -> Iterator[int]:
         return iter(self.numbers)
 

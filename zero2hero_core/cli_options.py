@@ -179,6 +179,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "draws": 1,
         "crop": 1.0,
         "light": 0.0,
+        "shift": 0,
         "high_noise": 0.0,
         "sample_steps": 25,
         "samples": 1,

@@ -23,6 +23,7 @@ from .backbones.lora import HeroLoRA, LoRASpec, checkpoint_blocks
 from .checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from .flow_schedule import draw_sigma, mix_noise
 from .hero_training_pairs import MODES, TrainingPair
+from .hero_training_views import LARGEST_SHIFT
 
 OPTIMISERS = ("adamw", "adamw8bit")
 STATE_PARTS = ("settings", "lora", "optimiser", "random", "done")
@@ -35,9 +36,10 @@ class HeroSettings:
     mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
     conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
     the condition passes are shared by them. crop: share of the sides that a step sees, at a random place; less is
-    faster and makes more of one pair. light: strength of `relight` on pairs that show the frame, 0 for none.
-    high_noise: see `draw_sigma`, for restoring in few steps. decay: let the learning rate fall to zero along a cosine;
-    the authors keep it constant. guidance_scale: what the guidance embedding is told in training.
+    faster and makes more of one pair. light, shift: further views of a pair (`hero_training_views`), of this strength
+    of `relight` where the pair shows the frame, and moved by so many pixels at most where the mode is not implicit; 0
+    for none. high_noise: see `draw_sigma`, for restoring in few steps. decay: let the learning rate fall to zero along
+    a cosine; the authors keep it constant. guidance_scale: what the guidance embedding is told in training.
     """
 
     mode: str = "explicit"
@@ -49,6 +51,7 @@ class HeroSettings:
     draws: int = 1
     crop: float = 1.0
     light: float = 0.0
+    shift: int = 0
     high_noise: float = 0.0
     learning_rate: float = 1e-4
     decay: bool = False
@@ -71,6 +74,7 @@ class HeroSettings:
         check_range("draws", self.draws, 1, 1024)
         check_range("crop", self.crop, 0.1, 1)
         check_range("light", self.light, 0, 10)
+        check_range("shift", self.shift, 0, LARGEST_SHIFT)
         check_range("high noise", self.high_noise, 0, 1)
         check_range("learning rate", self.learning_rate, 0, 1)
         check_range("weight decay", self.weight_decay, 0, 1)

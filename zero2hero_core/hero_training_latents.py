@@ -8,8 +8,8 @@ import torch
 
 from .backbones.dit import DiTBackbone
 from .hero_training import HeroSettings
-from .hero_training_pairs import ClipLatents
-from .relight import VARIANTS, light_variants
+from .hero_training_pairs import ClipLatents, PairViews
+from .hero_training_views import VIEWS, pair_views
 
 
 @torch.no_grad()
@@ -26,26 +26,32 @@ def encode_clip(
     """Latents that a mode draws its pairs from, on the CPU.
 
     Args: pictures (3, H, W) in [0, 1] by frame index, see `ClipLatents`; frames holds at least those of references.
-    light_seed: of the other lights, the settings' seed when None; each reference has a stream of its own.
+    light_seed: of the further views, the settings' seed when None; each reference has a stream of its own.
     """
 
     def encode(picture: torch.Tensor) -> torch.Tensor:
         return backbone.encode(picture[None]).cpu()
 
+    def encode_many(pictures: torch.Tensor) -> torch.Tensor:
+        return torch.cat([encode(picture) for picture in pictures])
+
     def encode_all(pictures: Mapping[int, torch.Tensor]) -> dict[int, torch.Tensor]:
         return {index: encode(picture) for index, picture in pictures.items()}
 
-    lit = {}
-    if settings.light and "frame" in settings.kinds:
+    views: dict[int, PairViews] = {}
+    light = settings.light if "frame" in settings.kinds else 0.0
+    shift = settings.shift if settings.mode != "implicit" else 0  # which has pairs of many frames
+    if light or shift:
         seed = settings.seed if light_seed is None else light_seed
+        given = {"zero": zero, "frame": frames}
         for index, reference in references.items():
-            variants = light_variants(frames[index], reference, VARIANTS, settings.light, seed + index)
-            shown, edits = (torch.cat([encode(picture) for picture in part]) for part in variants)
-            lit[index] = (shown, edits)
+            shown = {kind: given[kind][index] for kind in settings.kinds}
+            made, edits = pair_views(shown, reference, VIEWS, light=light, shift=shift, seed=seed + index)
+            views[index] = PairViews({kind: encode_many(part) for kind, part in made.items()}, encode_many(edits))
     return ClipLatents(
         references=encode_all(references),
         zero=encode_all(zero),
         frames=encode_all(frames),
         zero_target=encode_all(zero_target or {}),
-        lit=lit,
+        views=views,
     )

@@ -26,19 +26,28 @@ class TrainingPair:
 
 
 @dataclass(frozen=True)
+class PairViews:
+    """Further views of a pair (`hero_training_views`): packed latents (M, C, h, w) of the conditions, by what they show
+    ("zero", "frame"), and of the target."""
+
+    shown: dict[str, torch.Tensor]
+    target: torch.Tensor
+
+
+@dataclass(frozen=True)
 class ClipLatents:
     """Packed latents (1, C, h, w) that the modes draw their pairs from (paper, Table 1).
 
     references: anchor index -> its edit. zero: frame index -> I_ref(k). frames: index -> original frame. zero_target:
-    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only). lit: anchor index
-    -> the frame and its edit under other lights (`relight.light_variants`), (M, C, h, w) each.
+    frame index -> I_anc(k), Zero-Stage with the anchor itself as the reference (implicit mode only). views:
+    anchor index -> further views of its pair.
     """
 
     references: dict[int, torch.Tensor]
     zero: dict[int, torch.Tensor]
     frames: dict[int, torch.Tensor]
     zero_target: dict[int, torch.Tensor]
-    lit: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    views: dict[int, PairViews] = field(default_factory=dict)
 
 
 def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
@@ -59,11 +68,10 @@ def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
         shown = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
         conditions = tuple(need(*shown[kind], index) for kind in MODES[mode])
         pairs.append(TrainingPair(conditions, reference))
-        if "frame" in MODES[mode] and index in clip.lit:
-            place = MODES[mode].index("frame")
-            for frame, edit in zip(*clip.lit[index], strict=True):
-                shown_lit = (*conditions[:place], frame[None], *conditions[place + 1 :])
-                pairs.append(TrainingPair(shown_lit, edit[None]))
+        if views := clip.views.get(index):
+            parts = [views.shown[kind] for kind in MODES[mode]]
+            for *seen, edit in zip(*parts, views.target, strict=True):
+                pairs.append(TrainingPair(tuple(one[None] for one in seen), edit[None]))
     if mode == "implicit":
         if not clip.zero_target:
             raise InputError(

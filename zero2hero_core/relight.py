@@ -12,7 +12,6 @@ import torch.nn.functional as F
 
 from .checks import check_images, check_range
 
-VARIANTS = 32  # lights that a pair is shown in
 EXPOSURE, SLOPE, FIELD, TINT = 0.2, 0.2, 0.2, 0.05  # standard deviations of the logarithm of the gain
 KNOTS = 4  # values of the field along a side
 
@@ -35,12 +34,3 @@ def relight(pictures: torch.Tensor, generator: torch.Generator, strength: float 
         gain = gain + FIELD * F.interpolate(knots, size=(h, w), mode="bicubic", align_corners=True)[0, 0]
     gain = ((gain + TINT * draw[3:, None, None]) * strength).exp()
     return (pictures * gain.to(pictures)).clamp(0, 1)
-
-
-def light_variants(
-    anchor: torch.Tensor, reference: torch.Tensor, count: int, strength: float, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`count` versions of anchor and reference (3, H, W) under other lights: two tensors (count, 3, H, W)."""
-    generator = torch.Generator().manual_seed(seed)
-    both = [relight(torch.stack([anchor, reference]), generator, strength) for _ in range(count)]
-    return torch.stack([pair[0] for pair in both]), torch.stack([pair[1] for pair in both])

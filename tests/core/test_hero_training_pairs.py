@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.hero_training_pairs import MODES, ClipLatents, TrainingPair, training_pairs
+from zero2hero_core.hero_training_pairs import MODES, ClipLatents, PairViews, TrainingPair, training_pairs
 
 CHANNELS, GRID = 32, (2, 2)
 
@@ -48,12 +48,16 @@ def test_the_only_reference_is_drawn_as_often_as_all_other_frames_together():
         assert as_numbers(training_pairs(mode, one)) == PAIRS[mode][:1]
 
 
-def test_other_lights_show_frame_and_reference_and_leave_the_zero_stage_result():
-    lit = {3: (torch.cat(list(numbered(500, (1, 2)).values())), torch.cat(list(numbered(600, (1, 2)).values())))}
-    clip = replace(CLIP, references=numbered(100, (3,)), lit=lit)
-    assert as_numbers(training_pairs("explicit", clip)) == [(203, 303, 103), (203, 501, 601), (203, 502, 602)]
-    assert as_numbers(training_pairs("tgt-ref", clip)) == [(303, 103), (501, 601), (502, 602)]
-    assert as_numbers(training_pairs("zero-ref", clip)) == [(203, 103)]
+def test_further_views_stand_behind_their_pair():
+    def both(offset: int) -> torch.Tensor:
+        return torch.cat(list(numbered(offset, (1, 2)).values()))
+
+    views = {3: PairViews({"frame": both(500), "zero": both(700)}, both(600))}
+    clip = replace(CLIP, references=numbered(100, (3, 7)), views=views)
+    pair, last = (203, 303, 103), (207, 307, 107)
+    assert as_numbers(training_pairs("explicit", clip)) == [pair, (701, 501, 601), (702, 502, 602), last]
+    assert as_numbers(training_pairs("tgt-ref", clip)) == [(303, 103), (501, 601), (502, 602), (307, 107)]
+    assert as_numbers(training_pairs("zero-ref", clip)) == [(203, 103), (701, 601), (702, 602), (207, 107)]
 
 
 @pytest.mark.parametrize(

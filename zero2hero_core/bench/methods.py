@@ -51,13 +51,19 @@ class Spec:
         if self.method in ("identity", "flow"):
             return dict(self.options)
         if self.method != "hero":
-            settled = {**self.options, **asdict(_zero_settings(self).resolve(ZERO))}
-            # It came later, and off it changes nothing: earlier results stay.
-            return {name: value for name, value in settled.items() if (name, value) != ("track", False)}
+            return _without_later({**self.options, **asdict(_zero_settings(self).resolve(ZERO))})
         training, restoring = _hero_settings(self, HERO)
         own = {name: value for name, value in self.options.items() if name not in ("initial", "start")}
         made = {name: [other.method, other.settled()] for name, other in _others(self).items()}
-        return {**own, **asdict(training), "restoring": asdict(restoring), "made": made}
+        return _without_later({**own, **asdict(training), "restoring": asdict(restoring), "made": made})
+
+
+def _without_later(settled: dict[str, Any]) -> dict[str, Any]:
+    """Settings but for those that came later and are off: they decide nothing, and earlier results stay."""
+    return {name: value for name, value in settled.items() if name not in LATER or value != LATER[name]}
+
+
+LATER: dict[str, Any] = {"track": False, "shift": 0}
 
 
 @dataclass(frozen=True)

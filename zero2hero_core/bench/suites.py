@@ -131,6 +131,7 @@ TRAINING = {
     "rank 4": Spec("hero", {"rank": 4}),
     "rank 64": Spec("hero", {"rank": 64}),
     "no other lights": Spec("hero", {"light": 0.0}),
+    "no moved views": Spec("hero", {"shift": 0}),
     "Zero-Stage with AdaIN at the start": Spec("hero", {"start": {"adain_start": True}}),
     "Zero-Stage without following": Spec("hero", {"start": ALONE}),
 }

@@ -25,6 +25,7 @@ RECOMMENDED = {
     "steps": 300,
     "crop": 0.5,
     "light": 1.0,
+    "shift": 8,
     "num_inference_steps": 2,
     "samples": 2,
     "high_noise": 0.8,
