@@ -168,6 +168,15 @@ def test_a_run_is_found_by_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert Spec("hero", {"share": 0.5}).settled()["steps"] * 2 == Spec("hero").settled()["steps"]
 
 
+def test_a_setting_that_came_later_and_is_off_decides_nothing() -> None:
+    """So that results from before it are found again; switched on it is part of what decides."""
+    assert "track" not in Spec("zero", {"track": False}).settled() and Spec("zero").settled()["track"] is True
+    assert "track" not in Spec("cross-image").settled()  # reads all tokens
+    before = Spec("hero", {"start": {"track": False}, "shift": 0}).settled()
+    assert "shift" not in before and "track" not in before["made"]["start"][1]
+    assert Spec("hero").settled()["shift"] > 0
+
+
 def test_suites_are_sound() -> None:
     for suite in SUITES.values():
         assert len({one.name for one in suite.tables}) == len(suite.tables)
