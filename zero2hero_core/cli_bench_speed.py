@@ -10,7 +10,7 @@ from typing import Any
 
 from . import cli_shared
 from .bench.memory_cases import MemoryCases
-from .bench.speed_settings import DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
+from .bench.speed_settings import COUNTED, DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
 from .checks import InputError
 from .cli_options import whole
 from .json_file import write_json
@@ -24,7 +24,7 @@ examples:
   zero2hero bench speed --out benchmarks
   zero2hero bench speed --out benchmarks --part zero --model sd15 --size 256 --steps 20 --frames 3
   zero2hero bench speed --out benchmarks --part hero --model klein flux1 --device cuda
-  zero2hero bench speed --out benchmarks --part hero --model klein flux1 --count
+  zero2hero bench speed --out benchmarks --model sd15 klein flux1 --count
 """
 MEMORY = """\
 Computed figures need no GPU and no time. They are stored in DIR/results/memory_*.json, and DIR/RESULTS.md is written
@@ -62,7 +62,7 @@ def _add_speed_options(speed: argparse.ArgumentParser) -> None:
     speed.add_argument("--part", nargs="+", choices=tuple(MODELS), help="stages (default: all that the model has)")
     speed.add_argument("--model", nargs="+", choices=models, default=["tiny"], help="(default: tiny)")
     speed.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
-    speed.add_argument("--count", action="store_true", help="hero: count multiply-adds, take no times")
+    speed.add_argument("--count", action="store_true", help="count multiply-adds, take no times")
     speed.add_argument(
         "--size", type=whole(16), nargs="+", metavar="N", help="sides in pixels (default: what suits the model)"
     )
@@ -89,9 +89,10 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     stored."""
     from .bench import stored
     from .bench.agreement import disagreement
-    from .bench.hero_flops import COUNTED, counted_rows
+    from .bench.hero_flops import counted_rows
     from .bench.hero_speed import hero_rows
     from .bench.report_speed import row_text
+    from .bench.zero_speed import counted_rows as counted_zero_rows
     from .bench.zero_speed import zero_rows
 
     started = time.perf_counter()
@@ -108,7 +109,7 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     place = COUNTED if args.count else args.device
     for settings in jobs:
         if isinstance(settings, ZeroSpeed):
-            part, rows = "zero", zero_rows(settings, tell)
+            part, rows = "zero", counted_zero_rows(settings, tell) if args.count else zero_rows(settings, tell)
         else:
             part, rows = "hero", counted_rows(settings, tell) if args.count else hero_rows(settings, tell)
         path = args.out / "results" / f"speed_{part}_{settings.model}_{place}.json"
@@ -119,11 +120,9 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
 
 def _jobs(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
     """What to time: each stage that is asked for on each model that it has. Raises: InputError when that is nothing."""
-    if args.count and "zero" in (args.part or ()):
-        raise InputError("--count: counts Hero-Stage only, got --part zero.")
     if args.count and args.blocks:
         raise InputError("--count: counts whole models, got --blocks.")
-    parts = [part for part in args.part or MODELS if not (args.count and part == "zero")]
+    parts = args.part or list(MODELS)
     for model in args.model:
         if not any(model in MODELS[part] for part in parts):
             known = ", ".join(name for part in parts for name in MODELS[part])
@@ -140,7 +139,7 @@ def _given(args: argparse.Namespace, model: str, names: tuple[str, ...], known: 
 
 def _zero_settings(args: argparse.Namespace, model: str) -> ZeroSpeed:
     names = ("frames", "steps", "turns", "threads", "seed", "k", "ensemble", "batch")
-    return ZeroSpeed(**_given(args, model, names, defaults("zero", model, args.device)))
+    return ZeroSpeed(**_given(args, model, names, defaults("zero", model, COUNTED if args.count else args.device)))
 
 
 def _hero_settings(args: argparse.Namespace, model: str) -> HeroSpeed:

@@ -20,6 +20,7 @@ from zero2hero_core.bench import (
     report_speed,
     stored,
     straightforward,
+    zero_flops,
     zero_speed,
 )
 from zero2hero_core.bench.agreement import disagreement
@@ -50,6 +51,7 @@ def row(part: str, what: str, sides: dict[str, Any], **more: Any) -> dict[str, A
 
 
 ZERO = row("zero", "frame", {"straightforward": side(6.0, 9.0, 8.0), "ours": side(1.0, 1.0, 1.0, outside_model=0.012)})
+ZERO["by_arithmetic"] = 5.1
 STEP = {"straightforward": side(3.0, 4.0), "without encoding": side(2.5, 2.5), "ours": side(1.0, 2.0)}
 TRAINING = row("hero", "training step", STEP, draws=4, by_arithmetic=2.4)
 FRAME = row("hero", "frame", {"bare base": side(1.0), "ours": side(1.25), "straightforward": side(4.0)})
@@ -210,7 +212,7 @@ def test_the_page_says_seconds_ratios_and_goals() -> None:
     page = report_speed.speed_section([{"rows": [ZERO, TRAINING]}, {"rows": [FRAME]}], ["plots/a.png"])
     zero, training, frame = (lines_with(page, text)[0] for text in ("20 steps", "4 noise levels", "25 steps"))
     name = "tiny models, 256 px, 4 frames, 20 steps"
-    assert zero == [name, "CPU, 1 thread", "8.00", "1.00", "8.00 (6.00 to 9.00)", "1.2%", "at least 8: met"]
+    assert zero == [name, "CPU, 1 thread", "8.00", "1.00", "8.00 (6.00 to 9.00)", "5.10", "1.2%", "at least 8: met"]
     assert training[2:5] == ["4.00", "2.50", "2.00"]
     assert training[5:] == ["2.50 (2.00 to 3.00)", "1.88 (1.25 to 2.50)", "2.40", "at least 1.5: met"]
     assert frame[2:] == ["4.00", "1.00", "1.25", "1.25 (one turn)", "3.20 (one turn)", "-", "at most 1.25: met"]
@@ -471,15 +473,55 @@ def test_counting_takes_no_times(tmp_path: Path, capsys: pytest.CaptureFixture[s
     words = ["bench", "speed", "--out", str(tmp_path), "--count", "--size", "64", "--draws", "1", "2", "--rank", "2"]
     assert cli.main(words) == 0
     assert "not measured" in capsys.readouterr().out
-    (path,) = (tmp_path / "results").iterdir()
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert path.name == "speed_hero_tiny_counted.json"
+    paths = sorted((tmp_path / "results").iterdir())
+    assert [path.name for path in paths] == ["speed_hero_tiny_counted.json", "speed_zero_tiny_counted.json"]
+    rows, (zero,) = (json.loads(path.read_text(encoding="utf-8"))["rows"] for path in paths)
+    assert (zero["what"], zero["size"], zero["sides"]) == ("frame", 64, {}) and zero["by_arithmetic"] > 2
     assert [(made["what"], made.get("draws"), made["sides"]) for made in rows] == [
         ("training step", 1, {}), ("training step", 2, {}), ("frame", None, {})
     ]  # fmt: skip
     assert rows[1]["by_arithmetic"] > rows[0]["by_arithmetic"] > 1
     counts = rows[0]["multiply_adds"]
     assert rows[0]["by_arithmetic"] == counts["straightforward"] / counts["ours"]
+
+
+def test_calls_of_the_model_are_those_that_are_counted() -> None:
+    """Both sides of Zero-Stage run, and every sample that goes through the model is noted."""
+    settings = ZeroSpeed("tiny", (64,), frames=3, steps=2, turns=1, ensemble=2, batch=2)
+    backbone = real_sizes.load_zero_model("tiny", "cpu")
+    frames = real_sizes.smooth_frames(3, 64, 0)
+    sides = {"straightforward": zero_speed.straightforward_frames, "ours": zero_speed.our_frames}
+    for name, wanted in zero_flops.model_calls(settings).items():
+        seen = {"unet": 0, "encode": 0, "decode": 0}
+
+        def note(part: str, plain: Any, seen: dict[str, int] = seen) -> Any:
+            def noted(given: torch.Tensor, *rest: Any, **more: Any) -> Any:
+                seen[part] += len(given)
+                return plain(given, *rest, **more)
+
+            return noted
+
+        with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+            for owner, method, part in (
+                (backbone.unet, "forward", "unet"),
+                (backbone.vae, "encode", "encode"),
+                (backbone.vae, "decode", "decode"),
+            ):
+                patch.setattr(owner, method, note(part, getattr(owner, method)))
+            sides[name](backbone, frames, frames[:1].flip(1), settings, PartTimer(Clock("cpu")))
+        assert seen == {
+            "unet": wanted["unet"] + wanted["features"],
+            "encode": wanted["encode"],
+            "decode": wanted["decode"],
+        }, name
+
+
+def test_real_sizes_of_zero_stage_are_counted() -> None:
+    costs = zero_flops.pass_costs("sd15", 512, 1)
+    assert costs["unet"] == pytest.approx(402e9, rel=0.01)  # 0.8 T operations, as the model is known to take
+    assert costs["features"] < 0.6 * costs["unet"] and costs["decode"] > 2 * costs["unet"]
+    counted = zero_flops.counted_frame(ZeroSpeed("sd15", (512,), frames=4, steps=20, turns=1), 512, 1)
+    assert 4 < counted["by_arithmetic"] < 6
 
 
 def test_the_command_says_what_memory_is_computed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -507,7 +549,6 @@ def test_the_command_says_what_memory_is_computed(tmp_path: Path, capsys: pytest
     [
         (["speed", "--model", "sd14"], "argument --model: invalid choice: 'sd14'"),
         (["speed", "--part", "zero", "--model", "klein"], "--model: expected some of tiny, sd15 for --part zero, got"),
-        (["speed", "--part", "zero", "--count"], "--count: counts Hero-Stage only"),
         (["speed", "--part", "hero", "--count", "--blocks", "1", "1"], "--count: counts whole models, got --blocks"),
         (["speed", "--k", "0"], "--k: expected 1 to 256 (or -1 for all) at 256 px, got 0"),
         (["speed", "--k", "-5"], "--k: expected 1 to 256 (or -1 for all) at 256 px, got -5"),

@@ -20,9 +20,7 @@ from .clocks import Clock
 from .hero_straightforward import plain_loss, plain_restore
 from .making import facts
 from .real_sizes import empty_backbone
-from .speed_settings import HeroSpeed
-
-COUNTED = "counted"  # stands where a device stands: on tensors without content
+from .speed_settings import COUNTED, HeroSpeed
 
 
 def count(run: Callable[[], Any]) -> int:

@@ -9,6 +9,7 @@ from ..checks import InputError, check_range
 
 MODELS = {"zero": ("tiny", "sd15"), "hero": ("tiny", "klein", "flux1")}  # part -> models that it runs on
 DTYPES = ("float32", "bfloat16")
+COUNTED = "counted"  # stands where a device stands: on tensors without content
 # (part, what) -> the options that make it another case. Not among them: turns and seed, which say how often and with
 # which random numbers a case was timed, and the steps of a frame where a training step is timed.
 DECIDE: dict[tuple[str, str], tuple[str, ...]] = {
@@ -23,7 +24,7 @@ def defaults(part: str, model: str, device: str = "cpu") -> dict[str, Any]:
     """The values of the options of `zero2hero bench speed` where they are not given."""
     cuda, tiny = device.startswith("cuda"), model == "tiny"
     if part == "zero":
-        if tiny or cuda:
+        if tiny or cuda or device == COUNTED:
             return COMMON | {"sizes": (256 if tiny else 512,), "frames": 4, "steps": 20, "turns": 2 if tiny else 3}
         return COMMON | {"sizes": (512,), "frames": 2, "steps": 2, "turns": 1}
     small = {"rank": 16, "training": ((256, 1), (256, 4), (512, 1)), "sizes": (256,), "turns": 3}

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..backbones.unet import UNetBackbone
 from ..checks import Zero2HeroError
 from ..zero_stage import ZeroStage, ZeroStageSettings
+from . import zero_flops
 from .clocks import Clock, ModelClock, PartTimer, Side, cpu_threads, ratio, take_turns
 from .making import facts
 from .real_sizes import load_zero_model, smooth_frames
@@ -48,9 +49,15 @@ def zero_rows(settings: ZeroSpeed, tell: Callable[[dict[str, Any]], object]) -> 
     with cpu_threads(settings.threads):
         backbone = load_zero_model(settings.model, settings.device, settings.seed)
         for size in settings.sizes:
-            rows.append(compare_frames(backbone, settings, size))
+            counted = zero_flops.counted_frame(settings, size, BLOCK)
+            rows.append(compare_frames(backbone, settings, size) | counted)
             tell(rows[-1])
     return rows
+
+
+def counted_rows(settings: ZeroSpeed, tell: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
+    """The same with multiply-adds in the place of times."""
+    return zero_flops.counted_rows(settings, BLOCK, tell)
 
 
 @torch.no_grad()
