@@ -109,9 +109,9 @@ CHOICE: dict[str, dict[str, Any]] = {
 }
 ALONE: dict[str, Any] = {"track": False}
 FOLLOWING = {
-    "each frame on its own": Spec("zero", ALONE),
-    "followed from frame to frame": Spec("zero"),
-    "pixel swap, each frame on its own": Spec("pixel swap", ALONE),
+    "each frame alone": Spec("zero", ALONE),
+    "followed": Spec("zero"),
+    "pixel swap, alone": Spec("pixel swap", ALONE),
     "pixel swap, followed": Spec("pixel swap"),
 }
 PAIRS = {
@@ -189,7 +189,7 @@ _TRACKING = Table(
     "Following tokens",
     "Should matches be followed from frame to frame? (Whole clips, for the way to a frame costs time too.)",
     FOLLOWING,
-    "each frame on its own",
+    "each frame alone",
     measures=OF_METHODS,
 )
 
