@@ -9,7 +9,7 @@ import torch
 from .backbones.dit import DiTBackbone
 from .hero_training import HeroSettings
 from .hero_training_pairs import ClipLatents, PairViews
-from .hero_training_views import VIEWS, pair_views
+from .hero_training_views import UNLIT, VIEWS, pair_views
 
 
 @torch.no_grad()
@@ -45,9 +45,15 @@ def encode_clip(
         seed = settings.seed if light_seed is None else light_seed
         given = {"zero": zero, "frame": frames}
         for index, reference in references.items():
+            if any(index not in given[kind] for kind in settings.kinds):
+                continue  # `training_pairs` names what is missing
             shown = {kind: given[kind][index] for kind in settings.kinds}
             made, edits = pair_views(shown, reference, VIEWS, light=light, shift=shift, seed=seed + index)
-            views[index] = PairViews({kind: encode_many(part) for kind, part in made.items()}, encode_many(edits))
+            latents = {
+                kind: encode(part[0]).expand(VIEWS, -1, -1, -1) if kind in UNLIT and not shift else encode_many(part)
+                for kind, part in made.items()
+            }
+            views[index] = PairViews(latents, encode_many(edits))
     return ClipLatents(
         references=encode_all(references),
         zero=encode_all(zero),

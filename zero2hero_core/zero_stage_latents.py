@@ -25,13 +25,8 @@ from .correspondence import Correspondence
 from .schedule import DDIMSchedule
 
 LAYERS = tuple(range(3, 12))
-PAPER = {
-    "timestep": 261,
-    "block": 1,
-    "ensemble": 8,
-    "adain_start": True,
-    "track": False,
-}  # where a model advises nothing
+# where a model advises nothing
+PAPER = {"timestep": 261, "block": 1, "ensemble": 8, "adain_start": True, "track": False}
 ADAPTIVE_MAX = 8  # most tokens a query reads on the middle grid with k = "adaptive"
 
 

@@ -92,3 +92,10 @@ def test_which_modes_get_further_views(mode, given, count):
         first = "zero" in HeroSettings(mode=mode).kinds
         still = len({float(pair.conditions[0].sum()) for pair in pairs}) == 1
         assert still == (first and "shift" not in given)
+
+
+def test_a_missing_picture_is_named_where_the_pairs_are_made():
+    one = {0: torch.rand(3, 32, 32)}
+    clip = encode_clip(load_tiny_dit(), HeroSettings(light=1.0, shift=8), references=one, frames=one, zero={})
+    with pytest.raises(InputError, match="expected the Zero-Stage result of frame 0, got none"):
+        training_pairs("explicit", clip)

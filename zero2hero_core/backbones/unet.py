@@ -165,7 +165,7 @@ class UNetBackbone(UNetCalls):
         prompt_encoder: prompt -> (1, L, D), or None where only the empty prompt is at hand.
         name: shown in reports.
         recommended: settings that suit this model better than the paper's (`timestep`, `block`, `ensemble`,
-            `adain_start`).
+            `adain_start`, `track`).
     """
 
     def __init__(
