@@ -58,6 +58,11 @@ def add_parser(subparsers: Any) -> None:
         "--block", type=int, default=None, help="decoder block of the features (default: the model's advice)"
     )
     evaluate.add_argument(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help="follow parts from frame to frame, or not (default: the model's advice)",
+    )
+    evaluate.add_argument(
         "--methods", nargs="+", default=None, help="some of: zero cia pixel_swap identity (default: all)"
     )
     cli_shared.add_common(evaluate)
@@ -104,7 +109,9 @@ def run_evaluate(args: argparse.Namespace) -> dict[str, Any]:
         )
     if not all(1 <= frame <= 15 for frame in args.frames):
         raise InputError(f"--frames: expected frames from 1 to 15 (0 is the anchor), got {list(args.frames)}.")
-    settings = ZeroStageSettings(num_inference_steps=args.steps, k=args.k, timestep=args.timestep, block=args.block)
+    settings = ZeroStageSettings(
+        num_inference_steps=args.steps, k=args.k, timestep=args.timestep, block=args.block, track=args.track
+    )
     backbone = load_tiny(args.weights)
     with cli_shared.progress(args) as bar:
         task = bar.add_task("clips", total=args.clips)
