@@ -17,7 +17,8 @@ import torch.nn.functional as F
 
 from .checks import InputError
 
-ALL = frozenset({"query", "key", "value"})
+KEYS_VALUES = frozenset({"key", "value"})
+ALL = KEYS_VALUES | {"query"}
 KeysValues = dict[int, tuple[torch.Tensor, torch.Tensor]]  # layer -> key and value, (B, heads, N, d) each
 
 
@@ -89,31 +90,42 @@ class Condition:
         return Condition(grown, self.strength)
 
 
-class ConditionCapture:
-    """Keeps keys and values of the image tokens; image and text attend each to themselves only."""
+class PassEnds(Exception):
+    """Raised by a hook when a pass has given all that was wanted of it."""
 
-    def __init__(self, text_tokens: int):
-        self.text_tokens = text_tokens
+
+class ConditionCapture:
+    """Keeps keys and values of the image tokens; image and text attend each to themselves only.
+
+    Args: last: layer where the pass ends, by `PassEnds`, for what comes after its keys and values goes unread; None
+    lets it run on.
+    """
+
+    def __init__(self, text_tokens: int, last: int | None = None):
+        self.text_tokens, self.last = text_tokens, last
         self.captured: KeysValues = {}
 
     def needs(self, layer: int) -> frozenset[str]:
-        """Everything: the pass goes on with the image's own attention."""
-        return ALL
+        """Everything while the pass goes on with the image's own attention."""
+        return KEYS_VALUES if layer == self.last else ALL
 
     def __call__(
         self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None
     ) -> torch.Tensor:
-        """Attention output (B, heads, N, d)."""
-        assert query is not None and key is not None and value is not None
+        """Attention output (B, heads, N, d). Raises: PassEnds in the last layer."""
+        assert key is not None and value is not None
         start = self.text_tokens
         # Copies: a slice would keep all that it was cut from, for FLUX.2 a projection nine times as wide.
         kept = key[:, :, start:].contiguous(), value[:, :, start:].contiguous()
         self.captured.setdefault(layer, kept)  # a block may run again in the backward pass (gradient checkpointing)
+        if layer == self.last:
+            raise PassEnds
+        assert query is not None
         image = attend(query[:, :, start:], *kept)
-        if not start:
-            return image
+        if start == 1:  # one token attends to itself: its value
+            return torch.cat([value[:, :, :1], image], 2)
         text = attend(*(part[:, :, :start].contiguous() for part in (query, key, value)))
-        return torch.cat([text, image], 2)
+        return torch.cat([text, image], 2) if start else image
 
 
 class ConditionInject:

@@ -129,12 +129,20 @@ def _kept_by_attention(size: ModelSize, run: Pass, *, value_is_kept: bool) -> in
 
 def kept_by_pass(size: ModelSize, run: Pass, *, checkpointing: bool) -> int:
     """Bytes that the backward pass keeps of a whole run; with checkpointing only what enters each block."""
-    shared = 2 * run.tokens * (size.width // size.heads) * _FLOAT32  # cosines and sines of the rotary embedding
-    if checkpointing:
-        return shared + size.blocks * run.tokens * size.width * run.value
+    angles = run.tokens * (size.width // size.heads) // 2 * _FLOAT32  # of the rotary embedding: one for two channels
+    if checkpointing:  # cosines and sines enter each block, every one twice
+        return 4 * angles + size.blocks * run.tokens * size.width * run.value
     doubles = size.double_blocks * kept_by_block(size, True, run)
     singles = size.single_blocks * kept_by_block(size, False, run)
-    return shared + doubles + singles + run.image * size.width * run.value
+    unread = _after_keys(size, run) if run.rank else 0  # a condition pass ends at the last block's keys and values
+    return 2 * angles + doubles + singles - unread + run.image * size.width * run.value
+
+
+def _after_keys(size: ModelSize, run: Pass) -> int:
+    """The part of a single block's bytes that queries, attention and MLP have."""
+    d, n, c = size.width, run.tokens, run.value
+    query = 0 if size.fused and c == _FLOAT32 else n * d * _FLOAT32
+    return query + n * size.mlp * c + _kept_by_attention(size, run, value_is_kept=True)
 
 
 def _working_set(size: ModelSize, run: Pass, weights: str, *, backward: bool) -> int:

@@ -220,6 +220,25 @@ def test_checkpointing_leaves_what_was_captured(backbone: DiTBackbone) -> None:
     assert {layer: id(key) for layer, (key, _) in condition.keys_values.items()} == before
 
 
+def test_a_condition_pass_ends_at_the_last_keys_and_values(adapted: DiTBackbone) -> None:
+    def passed() -> tuple[dict[int, tuple[torch.Tensor, torch.Tensor]], int]:
+        calls: list[None] = []
+        handle = adapted.transformer.proj_out.register_forward_hook(lambda *_: calls.append(None))
+        with switched(adapted.transformer, ADAPTERS[0]):
+            captured = adapted.condition(latents(1, NOISE, 5), 0, NOISE, guidance=GUIDANCE).keys_values
+        handle.remove()
+        return captured, len(calls)
+
+    short, unread = passed()
+    adapted.transformer.enable_gradient_checkpointing()  # blocks that are recomputed must run to their ends
+    whole, read = passed()
+    assert (unread, read) == (0, 1)
+    assert short.keys() == whole.keys() == adapted.layers.keys()
+    for layer, pair in short.items():
+        for one, other in zip(pair, whole[layer], strict=True):
+            assert torch.equal(one, other)
+
+
 def test_another_model_is_refused_by_name() -> None:
     with pytest.raises(InputError, match=r"FLUX\.1 or FLUX\.2 transformer, got Linear"):
         install_hooks(torch.nn.Linear(2, 2))

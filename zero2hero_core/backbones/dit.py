@@ -8,7 +8,7 @@ which they run: double blocks, then single blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from ..condition_tokens import (
     Condition,
     ConditionCapture,
     ConditionInject,
+    PassEnds,
     from_tokens,
     pack_latents,
     position_ids,
@@ -188,8 +189,9 @@ class DiTBackbone:
             like_hw=noise_hw,
             time=self.family.condition_times(index),
         )
-        hook = ConditionCapture(text_tokens=1)
-        with self.hooked(hook):
+        recomputed = self.transformer.gradient_checkpointing and torch.is_grad_enabled()  # must run to their ends
+        hook = ConditionCapture(text_tokens=1, last=None if recomputed else len(self.layers) - 1)
+        with self.hooked(hook), suppress(PassEnds):
             self._run(packed, torch.zeros(len(packed)), guidance, ids, blank)
         return Condition(hook.captured, strength)
 

@@ -7,30 +7,45 @@ Both families rotate neighbouring channels and put text rows first.
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import torch
 
 from ..checks import InputError
 from ..condition_tokens import attend
-from .unet import HookSlot
+from .unet import AttentionHook, HookSlot
 
 FROM_SLOT: Any = object()  # stands for whatever hook the slot holds at the time
 
 
-def _rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
-    """Rotary embedding of (B, heads, N, d) by cosines and sines (N, d), neighbouring channels forming a pair."""
-    cos, sin = (part.to(x.device) for part in rotary)
-    even, odd = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([-odd, even], -1).flatten(-2)
-    return (x.float() * cos + turned * sin).to(x.dtype)
+class Rotary:
+    """Rotary embedding of queries and keys. All layers of a pass get the same cosines and sines, so that they are made
+    into complex numbers once."""
+
+    def __init__(self) -> None:
+        self._of: weakref.ref[torch.Tensor] | None = None
+        self._turns: torch.Tensor
+
+    def turns(self, rotary: tuple[torch.Tensor, torch.Tensor], device: torch.device) -> torch.Tensor:
+        """Cosines and sines (N, d), each held twice in a row, as complex numbers (N, d / 2)."""
+        if self._of is None or self._of() is not rotary[0] or self._turns.device != device:
+            cos, sin = (part.to(device)[..., ::2].float().contiguous() for part in rotary)
+            self._of, self._turns = weakref.ref(rotary[0]), torch.complex(cos, sin)
+        return self._turns
+
+    @staticmethod
+    def turn(x: torch.Tensor, turns: torch.Tensor) -> torch.Tensor:
+        """Rotated (B, heads, N, d): neighbouring channels are a complex number, turned by one product."""
+        pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+        return torch.view_as_real(pairs * turns).flatten(-2).to(x.dtype)
 
 
 class HookedJointAttention:
     """Processor of the attention modules that diffusers' FLUX blocks share: joint with text, or on one stream."""
 
-    def __init__(self, layer: int, slot: HookSlot):
-        self.layer, self.slot = layer, slot
+    def __init__(self, layer: int, slot: HookSlot, rotary: Rotary):
+        self.layer, self.slot, self.rotary = layer, slot, rotary
 
     def __call__(
         self,
@@ -47,12 +62,15 @@ class HookedJointAttention:
         def heads(x: torch.Tensor) -> torch.Tensor:
             return x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
 
-        query = attn.norm_q(heads(attn.to_q(hidden_states)))
+        hook = self.slot.hook if hook is FROM_SLOT else hook
+        asked = hook is None or "query" in hook.needs(self.layer)
+        query = attn.norm_q(heads(attn.to_q(hidden_states))) if asked else None
         key = attn.norm_k(heads(attn.to_k(hidden_states)))
         value = heads(attn.to_v(hidden_states))
         text = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
         if encoder_hidden_states is not None:
-            query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), query], 2)
+            if query is not None:
+                query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(encoder_hidden_states))), query], 2)
             key = torch.cat([attn.norm_added_k(heads(attn.add_k_proj(encoder_hidden_states))), key], 2)
             value = torch.cat([heads(attn.add_v_proj(encoder_hidden_states)), value], 2)
         out = self.attend(query, key, value, attention_mask, image_rotary_emb, hook)
@@ -62,23 +80,23 @@ class HookedJointAttention:
 
     def attend(
         self,
-        query: torch.Tensor,
+        query: torch.Tensor | None,
         key: torch.Tensor,
         value: torch.Tensor,
         mask: torch.Tensor | None,
         rotary: tuple[torch.Tensor, torch.Tensor] | None,
-        hook: Any,
+        hook: AttentionHook | None,
     ) -> torch.Tensor:
         """Rotary embedding and the hook's attention, or plain attention when there is none: (B, heads, N, d) ->
         (B, N, heads * d)."""
         if rotary is not None:
-            query, key = _rotate(query, rotary), _rotate(key, rotary)
-        if hook is FROM_SLOT:
-            hook = self.slot.hook
+            turns = self.rotary.turns(rotary, key.device)
+            query, key = query if query is None else Rotary.turn(query, turns), Rotary.turn(key, turns)
         if hook is None:
+            assert query is not None
             out = attend(query, key, value, mask)
         else:
-            out = hook(self.layer, query, key.to(query.dtype), value.to(query.dtype))
+            out = hook(self.layer, query, key, value.to(key.dtype))
         return out.transpose(1, 2).flatten(2).to(value.dtype)
 
 
@@ -95,6 +113,7 @@ class HookedParallelAttention(HookedJointAttention):
         **_: Any,
     ) -> torch.Tensor:
         """Both streams, text rows first, (B, T + N, C)."""
+        hook = self.slot.hook if hook is FROM_SLOT else hook
         joined = attn.to_qkv_mlp_proj(hidden_states)
         width = attn.inner_dim
         query, key, value, mlp = joined.split([width, width, width, joined.shape[-1] - 3 * width], -1)
@@ -132,12 +151,12 @@ def attention_layers(transformer: Any) -> dict[int, Any]:
 
 def install_hooks(transformer: Any) -> HookSlot:
     """Put the hooked processors on a transformer (once); returns the slot that holds the running hook."""
-    slot = HookSlot()
+    slot, rotary = HookSlot(), Rotary()
     for layer, attention in attention_layers(transformer).items():
         known = getattr(attention, "processor", None)
         if isinstance(known, HookedJointAttention):
             return known.slot
         fused = hasattr(attention, "to_qkv_mlp_proj")
-        attention.set_processor((HookedParallelAttention if fused else HookedJointAttention)(layer, slot))
+        attention.set_processor((HookedParallelAttention if fused else HookedJointAttention)(layer, slot, rotary))
     transformer.register_forward_pre_hook(_SendHook(slot), with_kwargs=True)
     return slot
