@@ -464,7 +464,7 @@ def test_the_way_of_the_real_sizes_runs(
     assert rows == told and [made["what"] for made in rows] == ["training step", "frame"]
     for made in rows:
         assert disagreement(made) is None
-        assert ("by_arithmetic" in made) is (blocks is None)
+        assert made["by_arithmetic"] > 1
         assert report_speed.goal(made).endswith(": not judged") is (blocks is not None)
     assert ("only 1 + 1 blocks" in report_speed.case_name(rows[0])) is (blocks is not None)
 

@@ -33,20 +33,19 @@ PASSES = {"condition": "condition passes", "velocity": "noise passes"}  # method
 
 
 def hero_rows(settings: HeroSpeed, tell: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
-    """A row per case of training, then one per size of a frame, each told as it comes; the ratio by arithmetic beside
-    them where the model is whole."""
+    """A row per case of training, then one per size of a frame, each told as it comes."""
     rows = []
     with cpu_threads(settings.threads):
         given = (settings.model, settings.device, settings.dtype, settings.seed, settings.blocks)
         backbone, codec = load_hero_model(*given)
-        empty = None if settings.blocks else empty_backbone(settings.model)
+        empty = empty_backbone(settings.model, settings.blocks)
         for size, draws in settings.training:
             row = compare_training(backbone, codec, settings, size, draws)
-            rows.append(row if empty is None else row | counted_training(empty, settings, size, draws))
+            rows.append(row | counted_training(empty, settings, size, draws))
             tell(rows[-1])
         for size in settings.sizes:
             row = compare_frame(backbone, codec, settings, size)
-            rows.append(row if empty is None else row | counted_frame(empty, settings, size))
+            rows.append(row | counted_frame(empty, settings, size))
             tell(rows[-1])
     return rows
 

@@ -67,24 +67,28 @@ def load_hero_model(
 
     Args: blocks: fewer double and single blocks than the real ones.
     """
-    size = DIT_SIZES[model]
+    size = _dit_size(model, blocks)
     if size is None:
         from ..tiny.dit import load_tiny_dit
 
         backbone = load_tiny_dit(device=device)
         return backbone, backbone
     torch.manual_seed(seed)
-    if blocks:
-        size = replace(size, double_blocks=blocks[0], single_blocks=blocks[1])
     backbone = random_backbone(size, "bf16", device)
     kind = getattr(torch, dtype)
     backbone.transformer.to(kind)
     return backbone, PlainCodec(build_vae(size.in_channels // 4).to(device, kind), scaling_factor=1.0)
 
 
-def empty_backbone(model: str) -> DiTBackbone:
-    """A model of the real size on the meta device."""
+def _dit_size(model: str, blocks: tuple[int, int] | None) -> ModelSize | None:
+    """Of a real model, with so many double and single blocks; None for the tiny one."""
     size = DIT_SIZES[model]
+    return replace(size, double_blocks=blocks[0], single_blocks=blocks[1]) if size and blocks else size
+
+
+def empty_backbone(model: str, blocks: tuple[int, int] | None = None) -> DiTBackbone:
+    """A model of the real size, or with fewer double and single blocks, on the meta device."""
+    size = _dit_size(model, blocks)
     if size is None:
         from ..tiny.dit import as_dit_backbone, build_dit
 
