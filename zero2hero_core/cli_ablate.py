@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cli_shared
+from . import cli_bench, cli_shared
+from .checks import InputError
+from .cli_dataset import ALL_EDITS
 from .cli_options import whole
 from .json_file import write_json
 
 if TYPE_CHECKING:
-    from .tiny.evaluate_hero import Study
+    from .bench.suites import Table
 
+TABLES = {3: "pairs", 4: "initial"}  # of the paper -> of the suite "full" of `zero2hero bench quality`
+BASELINES = ("Original", "Pixel swap", "Optical flow (DIS)", "Cross-image attention", "Zero-Stage")
 EXAMPLES = """\
 Table 3: which pairs are trained on (explicit, implicit, zero-ref, tgt-ref). Table 4: what Hero-Stage starts from
-(pixel swap, Zero-Stage), at half the steps and at all. Finished trainings are kept in --out and not done again.
+(pixel swap, Zero-Stage), at half the steps and at all. What needs no training stands below them. Finished runs are kept
+in --out and not done again, also when `zero2hero bench quality --work DIR` asks for them.
 
 examples:
-  zero2hero ablate --table 3 --out ablation --clips 5 --seeds 3
+  zero2hero ablate --table 3 --out ablation
+  zero2hero ablate --table 3 --out ablation --edits retexture --seeds 1
   zero2hero ablate --table 4 --out ablation --clips 2 --seeds 1 --frames 0 5 10 15
 """
 
@@ -35,87 +40,64 @@ def add_parser(subparsers: Any) -> None:
         "clips, with the bundled tiny models.",
         epilog=EXAMPLES,
     )
-    parser.add_argument("--table", type=int, choices=(3, 4), required=True, help="table of the paper")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the table and the cache")
-    parser.add_argument("--clips", type=whole(1), default=5, metavar="N", help="clips of the split")
-    parser.add_argument("--first", type=whole(0), default=0, metavar="N", help="index of the first clip")
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="which clips")
-    parser.add_argument("--seeds", type=whole(1), default=3, metavar="N", help="trainings per clip and variant")
+    parser.add_argument("--table", type=int, choices=tuple(TABLES), required=True, help="table of the paper")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the table and the runs")
+    parser.add_argument("--clips", type=whole(1), default=5, metavar="N", help="clips of the split (default: 5)")
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="which clips (default: test)")
+    parser.add_argument("--edits", nargs="+", choices=ALL_EDITS, help="clips of these kinds of edits only")
+    parser.add_argument(
+        "--seeds", type=whole(1), default=3, metavar="N", help="trainings per clip and variant (default: 3)"
+    )
     parser.add_argument(
         "--frames", type=whole(0, 15), nargs="+", metavar="N", help="frames to measure (default: all sixteen)"
     )
     parser.add_argument("--modes", nargs="+", metavar="M", help="some of the variants (default: all of the table)")
-    parser.add_argument("--train-steps", type=whole(1), metavar="N", help="(default: the tiny DiT's recommendation)")
-    parser.add_argument("--sample-steps", type=whole(1), metavar="N", help="(default: the tiny DiT's recommendation)")
-    parser.add_argument("--dit", type=Path, metavar="DIR", help="folder of another tiny DiT")
+    parser.add_argument("--jobs", type=whole(1), default=2, metavar="N", help="runs at a time (default: 2)")
     cli_shared.add_common(parser)
     parser.set_defaults(func=run)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the ablation; returns the table."""
-    from .backbones.dit_restore import RestoreSettings
-    from .checks import InputError
-    from .hero_training import HeroSettings
-    from .tiny.dit import load_tiny_dit
-    from .tiny.evaluate_hero import TABLES, Study
-    from .tiny.model import load_tiny
+    from .bench.report import table_text
+    from .bench.suites import SUITES
 
     started = time.perf_counter()
-    variants = TABLES[args.table]
-    if unknown := [name for name in args.modes or () if name not in variants]:
-        raise InputError(f"--modes: expected some of {', '.join(variants)}, got {unknown[0]}.")
-    backbone = load_tiny_dit(args.dit)
-    advice = backbone.recommended
-    settings = HeroSettings.suited(advice, **({"steps": args.train_steps} if args.train_steps else {}))
-    restore = RestoreSettings.suited(
-        advice, **({"num_inference_steps": args.sample_steps} if args.sample_steps else {})
-    )
-    study = Study(backbone, load_tiny, args.out, settings, restore, args.split, tuple(args.frames or range(16)))
-    names = args.modes or list(variants)
-    clips = range(args.first, args.first + args.clips)
-    with cli_shared.progress(args) as bar:
-        task = bar.add_task("trainings", total=len(names) * args.clips * args.seeds)
-        for seed in range(args.seeds):  # the outer loop: a table of all variants stands early
-            for clip in clips:
-                for name in names:
-                    study.measure(clip, name, replace(settings, seed=seed))
-                    bar.advance(task)
-    report = _report(args, study, names, list(clips)) | {"seconds": {"total": round(time.perf_counter() - started, 1)}}
-    write_json(args.out / f"table{args.table}.json", report)
-    cli_shared.say(args, table_text(report))
-    return report
-
-
-def _report(args: argparse.Namespace, study: Study, names: Sequence[str], clips: list[int]) -> dict[str, Any]:
-    return {
+    suite = SUITES["full"]
+    tables = {table.name: table for table in suite.tables}
+    trained = _chosen(tables[TABLES[args.table]], args)
+    cli_shared.output_folder(args.out, True, ())
+    plain = replace(trained, name="baselines", rows=_baselines(), base="Zero-Stage", seeds=1)
+    _, _, (made, beside) = cli_bench.run_tables(args, suite, [trained, plain], args.out)
+    report = {
         "command": "ablate",
         "table": args.table,
         "split": args.split,
-        "clips": clips,
-        "seeds": args.seeds,
-        "frames": list(study.frames),
-        "train_steps": study.settings.total,
-        "sample_steps": study.restore.num_inference_steps,
-        "settings": study.described(),
-        "rows": study.rows(names, clips, range(args.seeds)),
-        "baselines": study.baselines(clips),
-        "notes": [
-            "PSNR in dB of the whole frame, mean over clips and seeds; average: all frames; others: without the anchor",
-            "spread: standard deviation of the clips' means; seeds: of the seeds' means",
-        ],
+        "edits": args.edits,
+        **made,
+        "baselines": beside["rows"],
+        "seconds": {"total": round(time.perf_counter() - started, 1)},
     }
+    write_json(args.out / f"table{args.table}.json", report)
+    cli_shared.say(args, table_text(made))
+    cli_shared.say(args, table_text(beside | {"title": "Without training"}))
+    return report
 
 
-def table_text(report: dict[str, Any]) -> str:
-    """The table for people to read."""
-    lines = [f"{'':28s} average  others  spread  seeds   anchor    last     gap"]
-    for name, row in report["rows"].items():
-        gap = row["anchor"] - row["last"]
-        lines.append(
-            f"{name:28s} {row['average']:7.2f} {row['others']:7.2f} {row['spread']:7.2f} {row['seed_spread']:6.2f} "
-            f"{row['anchor']:8.2f} {row['last']:7.2f} {gap:7.2f}"
-        )
-    for name, row in report["baselines"].items():
-        lines.append(f"{name:28s} {'':7s} {row['others']:7.2f} {row['spread']:7.2f} {'':15s} {row['last']:7.2f}")
-    return "\n".join(lines)
+def _chosen(table: Table, args: argparse.Namespace) -> Table:
+    """The table as it was asked for; the row that others are compared with is always in it."""
+    from .bench.suites import TEST, VALIDATION
+
+    if unknown := [name for name in args.modes or () if name not in table.rows]:
+        raise InputError(f"--modes: expected some of {', '.join(table.rows)}, got {unknown[0]}.")
+    rows = {row: spec for row, spec in table.rows.items() if row in (args.modes or table.rows) or row == table.base}
+    frames = tuple(sorted(set(args.frames))) if args.frames else None
+    tasks = TEST if args.split == "test" else VALIDATION
+    given = {"tasks": tasks, "edits": tuple(args.edits or ()), "clips": args.clips, "seeds": args.seeds}
+    return replace(table, rows=rows, frames=frames, **given)
+
+
+def _baselines() -> dict[str, Any]:
+    from .bench.suites import METHOD_ROWS
+
+    return {label: METHOD_ROWS[label] for label in BASELINES}

@@ -73,11 +73,9 @@ def add_parser(subparsers: Any) -> None:
 
 def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     """Run a suite, write its tables; returns the report."""
-    from .bench.plan import filled, name_of, plan, unique
     from .bench.report import table_text, unmeasured
-    from .bench.runner import run_all
     from .bench.suites import SUITES
-    from .bench.tasks import blender_clips, own_clips, task_commands
+    from .bench.tasks import blender_clips, own_clips
 
     started = time.perf_counter()
     cli_shared.output_folder(args.out, True, ())
@@ -88,17 +86,11 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
         suite = replace(suite, tables=(*suite.tables, blender_clips(suite)))
     tables = _chosen(suite, args)
     _check_amt(tables, args.amt)
-    _make_tasks(task_commands(suite, tables, args.work / "tasks", args.blender), args.work / "tasks")
-    plans = {table.name: plan(table, args.work / "tasks", args.amt) for table in tables}
-    work = unique(plans)
-    with cli_shared.progress(args) as bar:
-        task = bar.add_task("runs", total=len(work))
-        done = run_all(args.work, work, args.jobs, lambda: bar.advance(task), args.amt)
-    found = {name_of(one): result for one, result in zip(work, done, strict=True)}
+    plans, found, shown = run_tables(args, suite, tables, args.work, blender=args.blender, amt=args.amt)
     report: dict[str, Any] = {
         "command": "bench quality",
         "suite": suite.name,
-        "tables": [filled(table, plans[table.name], found, args.amt) for table in tables],
+        "tables": shown,
         "seconds": {"total": round(time.perf_counter() - started, 1)},
     }
     for table in report["tables"]:
@@ -108,6 +100,34 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     if not args.rows:
         _write(args, tables, plans, found, report)
     return report
+
+
+def run_tables(
+    args: argparse.Namespace,
+    suite: Suite,
+    tables: Sequence[Table],
+    work: Path,
+    *,
+    blender: str | None = None,
+    amt: Path | None = None,
+) -> tuple[dict[str, Plan], dict[str, dict[str, Any]], list[dict[str, Any]]]:
+    """Make the clips of some tables in the folder `work`, do all runs that are not kept there, args.jobs at a time.
+
+    Args: blender, amt: see the options.
+    Returns: the tables' plans by their names, all runs by `name_of`, and the tables with their figures.
+    """
+    from .bench.plan import filled, name_of, plan, unique
+    from .bench.runner import run_all
+    from .bench.tasks import task_commands
+
+    _make_tasks(task_commands(suite, tables, work / "tasks", blender), work / "tasks")
+    plans = {table.name: plan(table, work / "tasks", amt) for table in tables}
+    wanted = unique(plans)
+    with cli_shared.progress(args) as bar:
+        task = bar.add_task("runs", total=len(wanted))
+        done = run_all(work, wanted, args.jobs, lambda: bar.advance(task), amt)
+    found = {name_of(one): result for one, result in zip(wanted, done, strict=True)}
+    return plans, found, [filled(table, plans[table.name], found, amt) for table in tables]
 
 
 def _write(

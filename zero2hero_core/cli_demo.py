@@ -84,25 +84,21 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 def _add_hero(result: ClipResult, args: argparse.Namespace) -> None:
     """Train Hero-Stage on the anchor's pair, restore all frames, measure them like the other methods."""
-    from .hero_stage import RestoreSettings
-    from .hero_training import HeroSettings
+    from .bench.clips import Clip
+    from .bench.methods import Spec, Tools, run_method
     from .metrics import psnr
-    from .tiny.dit import load_tiny_dit
-    from .tiny.evaluate_hero import ClipMaterial, run_hero
+    from .tiny.dit import RECOMMENDED
 
-    backbone, truth, masks = load_tiny_dit(), result.scene.frames(1), result.scene.masks()
-    advice = backbone.recommended
-    settings = HeroSettings.suited(advice, **({"steps": args.train_steps} if args.train_steps is not None else {}))
-    material = ClipMaterial("demo", {**result.pictures, "truth": truth}, masks)
+    frames, truth, masks = result.scene.frames(0), result.scene.frames(1), result.scene.masks()
+    clip = Clip("demo", "rendered", "", frames, truth[0], 0, masks, dict(enumerate(truth)))
+    steps = RECOMMENDED["steps"] if args.train_steps is None else args.train_steps
     with cli_shared.progress(args) as bar:
-        task = bar.add_task("Hero-Stage training", total=settings.total)
-        made = run_hero(
-            backbone,
-            material,
-            settings,
-            RestoreSettings.suited(advice),
+        task = bar.add_task("Hero-Stage training", total=steps)
+        tools = Tools(
+            lambda _clip, _spec, shown: result.pictures["zero"][list(shown)],
             progress=lambda step: bar.update(task, completed=step),
         )
+        made = run_method(tools, clip, Spec("hero", {"steps": steps}), result.frames)
     result.pictures["hero"] = made.pictures
     result.psnr["hero"] = psnr(made.pictures[1:], truth[1:], masks[1:])
     result.psnr_frame["hero"] = psnr(made.pictures[1:], truth[1:])

@@ -21,12 +21,11 @@ def encode_clip(
     zero: Mapping[int, torch.Tensor],
     frames: Mapping[int, torch.Tensor],
     zero_target: Mapping[int, torch.Tensor] | None = None,
-    light_seed: int | None = None,
 ) -> ClipLatents:
     """Latents that a mode draws its pairs from, on the CPU.
 
     Args: pictures (3, H, W) in [0, 1] by frame index, see `ClipLatents`; frames holds at least those of references.
-    light_seed: of the further views, the settings' seed when None; each reference has a stream of its own.
+    The further views of each reference have a random stream of their own, from the settings' seed.
     """
 
     def encode(picture: torch.Tensor) -> torch.Tensor:
@@ -42,13 +41,12 @@ def encode_clip(
     light = settings.light if "frame" in settings.kinds else 0.0
     shift = settings.shift if settings.mode != "implicit" else 0  # which has pairs of many frames
     if light or shift:
-        seed = settings.seed if light_seed is None else light_seed
         given = {"zero": zero, "frame": frames}
         for index, reference in references.items():
             if any(index not in given[kind] for kind in settings.kinds):
                 continue  # `training_pairs` names what is missing
             shown = {kind: given[kind][index] for kind in settings.kinds}
-            made, edits = pair_views(shown, reference, VIEWS, light=light, shift=shift, seed=seed + index)
+            made, edits = pair_views(shown, reference, VIEWS, light=light, shift=shift, seed=settings.seed + index)
             latents = {
                 kind: encode(part[0]).expand(VIEWS, -1, -1, -1) if kind in UNLIT and not shift else encode_many(part)
                 for kind, part in made.items()

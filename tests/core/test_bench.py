@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from zero2hero_core import cli
+from zero2hero_core import cli, cli_ablate
 from zero2hero_core.bench import report, runner, suites
 from zero2hero_core.bench import tasks as bench_tasks
-from zero2hero_core.bench.clips import clip_at
+from zero2hero_core.bench.clips import Clip, clip_at
 from zero2hero_core.bench.measures import measure
 from zero2hero_core.bench.methods import METHODS, Spec, Tools, run_method
 from zero2hero_core.bench.plan import filled, name_of, plan, unique
@@ -22,7 +23,9 @@ from zero2hero_core.bench.suites import SUITES, Suite, Table
 from zero2hero_core.checks import InputError
 from zero2hero_core.cli_dataset import OBJECTS
 from zero2hero_core.json_file import finite
+from zero2hero_core.metrics import psnr
 from zero2hero_core.tiny.model import RECOMMENDED
+from zero2hero_core.tiny.scenes import Scene, split_seed
 from zero2hero_core.zero_stage import ZeroStageSettings
 
 FRAMES = 3
@@ -62,6 +65,22 @@ def test_means_and_spreads_by_hand() -> None:
     assert got["seeds"] == pytest.approx(math.sqrt(2))  # 25 and 27
     assert got["difference"] == 3.5 and got["difference spread"] == pytest.approx(math.sqrt(12.5))  # 1 and 6
     assert math.isnan(spread([1.0])) and spread([1.0, 3.0]) == pytest.approx(math.sqrt(2))
+
+
+def test_the_anchor_and_the_last_frame_stand_for_themselves() -> None:
+    short, long = run(20.0, frames=3), run(30.0, frames=5)
+    long["values"] = {"psnr": {"0": 40.0, "2": 35.0, "4": 31.0}}
+    names = ["psnr anchor", "psnr last", "anchor - last"]
+    got = summary([[short], [long]], [[short], [short]], names)
+    assert [got[name]["clips"] for name in names] == [[99.0, 40.0], [20.0, 31.0], [79.0, 9.0]]
+    short["values"] = {"psnr": {"0": math.inf, "1": 20.0, "2": 20.0}}  # the anchor as it was given
+    got = summary([[short]], [[short]], names)
+    assert [math.isnan(got[name]["mean"]) for name in names] == [True, False, True]
+
+
+def test_spread_over_seeds_is_shown() -> None:
+    got = finite(summary([[run(20.0), run(22.0)], [run(30.0), run(32.0)]], [[run(20.0)], [run(25.0)]], ["psnr"]))
+    assert report.cell(got["psnr"], "psnr", True) == "26.00 ± 7.07 (1.41)"
 
 
 def test_a_measure_that_was_not_taken_is_unknown() -> None:
@@ -177,6 +196,20 @@ def test_a_setting_that_came_later_and_is_off_decides_nothing() -> None:
     assert Spec("hero").settled()["shift"] > 0
 
 
+def test_a_table_of_one_kind_of_edit_takes_clips_that_show_it(tasks: Path) -> None:
+    one = table(clips=1, edits=("retexture",))  # the first clip shows another
+    folders = [clips[0][0].task.name for clips in plan(one, tasks).values()]
+    assert set(folders) == {f"{suites.TEST}0001"}
+    suite = Suite("small", (table(clips=2), one), SCENES)
+    words = bench_tasks.task_commands(suite, suite.tables, tasks)
+    assert words == [
+        ["rendered", "--clips", "2", *SCENES],
+        ["rendered", "--clips", "1", "--edits", "retexture", *SCENES],
+    ]
+    with pytest.raises(InputError, match="with the edit style, got 0"):
+        plan(table(clips=1, edits=("style",)), tasks)
+
+
 def test_suites_are_sound() -> None:
     for suite in SUITES.values():
         assert len({one.name for one in suite.tables}) == len(suite.tables)
@@ -225,6 +258,51 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert f"{values['Swap']:16.2f}" in out and "Original" not in out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()} == done
     assert (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8") == page
+
+
+@pytest.fixture(scope="module")
+def blurred() -> Clip:
+    """Three frames of a scene, 64 px."""
+    scene = Scene(split_seed("test", 0), 16, 64)
+    frames, truth = (torch.stack([scene.render(i, look)[0] for i in (0, 5, 10)]) for look in (0, 1))
+    return Clip("blurred", "rendered", "", frames, truth[0], 0, None, dict(enumerate(truth)))
+
+
+def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(blurred: Clip) -> None:
+    """A smoke test of the effect (`zero2hero ablate` measures it) on truths that are blurred and have too much
+    contrast, in the place of Zero-Stage's results: every frame gains, the anchor most."""
+    truth = blurred.truths(range(3))
+    small = torch.nn.functional.interpolate(truth, scale_factor=0.125, mode="area")
+    worn = torch.nn.functional.interpolate(0.5 + 1.5 * (small - 0.5), scale_factor=8.0, mode="bilinear").clamp(0, 1)
+    steps: list[int] = []
+    tools = Tools(lambda _clip, _spec, frames: worn[list(frames)], steps.append)
+    trained = run_method(tools, blurred, Spec("hero", {"steps": 25, "crop": 1.0, "curve": (0, 25)}), range(3))
+    assert bool((psnr(trained.pictures, truth) > psnr(worn, truth) + 1).all()) and steps == list(range(26))
+    assert torch.tensor(trained.curve[25]).mean() > torch.tensor(trained.curve[0]).mean() + 1
+    before = run_method(tools, blurred, Spec("hero", {"share": 0.0, "crop": 1.0}), range(3))
+    assert psnr(before.pictures[1:], truth[1:]).tolist() == pytest.approx(trained.curve[0], abs=1e-3)
+
+
+def test_ablate_runs_the_tables_of_the_paper(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    little = {"start": SMALL, "num_inference_steps": 1, "samples": 1, "draws": 1}
+    rows = {name: Spec("hero", {**little, "steps": steps}) for name, steps in (("short", 1), ("long", 2))}
+    pairs = next(one for one in suites.SUITES["full"].tables if one.name == "pairs")
+    few = replace(pairs, rows=rows | {"gone": Spec("magic")}, base="long")
+    monkeypatch.setitem(suites.SUITES, "full", Suite("full", (few,), SCENES))
+    monkeypatch.setattr(cli_ablate, "BASELINES", ("Original", "Zero-Stage"))
+    words = ["ablate", "--table", "3", "--out", str(tmp_path), "--clips", "1", "--jobs", "1", "--frames", "2", "0"]
+    assert cli.main([*words, "--seeds", "2", "--modes", "short"]) == 0
+    made = json.loads((tmp_path / "table3.json").read_text(encoding="utf-8"))
+    assert list(made["rows"]) == ["short", "long"] and list(made["baselines"]) == ["Original", "Zero-Stage"]
+    assert (made["frames"], made["seeds"], len(made["clips"])) == ([0, 2], 2, 1)
+    values = made["rows"]["short"]["values"]
+    assert values["anchor - last"]["mean"] == pytest.approx(values["psnr anchor"]["mean"] - values["psnr last"]["mean"])
+    assert values["psnr"]["seeds"] > 0 and made["baselines"]["Original"]["values"]["psnr"]["seeds"] is None
+    assert "Without training" in capsys.readouterr().out
+    assert cli.main([*words, "--modes", "none"]) == 2
+    assert "--modes: expected some of short, long, gone, got none" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("tiny_suite")

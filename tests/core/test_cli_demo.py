@@ -27,7 +27,7 @@ def test_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.Captu
     assert set(report["psnr"]) >= {"hero", "zero", "cia", "pixel_swap", "identity"}
     assert set(report["psnr_frame"]) >= {"hero", "zero"}
     assert 0 < report["pck"] <= 1
-    assert {"features", "matching", "reference", "inversion", "sampling", "decode", "total", "hero train"} <= set(
+    assert {"features", "matching", "reference", "inversion", "sampling", "decode", "total", "hero training"} <= set(
         report["seconds"]
     )
     video = open_frames(tmp_path / "out" / "edited.mp4")

@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "pure": {"pure"},
     "backbones": {"pure", "backbones"},
     "tiny": {"pure", "backbones", "tiny", "tiny.evaluate"},
-    "tiny.evaluate": {"pure", "backbones", "tiny", "tiny.evaluate", "zero_stage", "hero_training", "hero_stage"},
+    "tiny.evaluate": {"pure", "backbones", "tiny", "tiny.evaluate", "zero_stage"},
     "zero_stage": {"pure", "backbones", "zero_stage"},
     "hero_training": {"pure", "backbones", "hero_training"},
     "hero_stage": {"pure", "backbones", "hero_stage"},

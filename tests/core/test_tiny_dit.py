@@ -1,28 +1,20 @@
-"""The tiny DiT: its recipe, its file, what it was taught, and Hero-Stage's measures on rendered clips."""
+"""The tiny DiT: its recipe, its file, and what it was taught."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
-from zero2hero_core.backbones.dit_restore import RestoreSettings
 from zero2hero_core.checks import InputError
-from zero2hero_core.cli import main
-from zero2hero_core.hero_training import HeroSettings
-from zero2hero_core.metrics import psnr
-from zero2hero_core.tiny import evaluate_hero
 from zero2hero_core.tiny.degrade import moved, sample_restore, worn
 from zero2hero_core.tiny.dit import DIT_FILE, build_dit, dit_metadata, load_tiny_dit, save_dit
 from zero2hero_core.tiny.dit_train import DiTRecipe, DiTTrainer, scaled_dit_recipe
-from zero2hero_core.tiny.evaluate_hero import ClipMaterial, Study, run_hero
-from zero2hero_core.tiny.model import RECOMMENDED, weights_folder
+from zero2hero_core.tiny.model import weights_folder
 from zero2hero_core.tiny.pool import VIEWS, Pool
-from zero2hero_core.tiny.scenes import Scene, split_seed
 
 GRID = 8
 
@@ -35,18 +27,6 @@ def pool() -> Pool:
     latents = torch.randn(2, VIEWS, 8, GRID, GRID, generator=generator).half()
     visible = torch.ones(2, VIEWS, VIEWS, GRID, GRID, dtype=torch.bool)
     return Pool(latents, identity.expand(2, VIEWS, VIEWS, -1, -1, -1).half(), visible)
-
-
-@pytest.fixture
-def material() -> ClipMaterial:
-    """A clip of three frames; its "Zero-Stage result" is the truth, blurred and with too much contrast."""
-    scene = Scene(split_seed("test", 0), 16, 64)
-    frames, truth = (torch.stack([scene.render(i, look)[0] for i in (0, 5, 10)]) for look in (0, 1))
-    blurred = torch.nn.functional.interpolate(truth, scale_factor=0.125, mode="area")
-    zero = torch.nn.functional.interpolate(0.5 + 1.5 * (blurred - 0.5), scale_factor=8.0, mode="bilinear").clamp(0, 1)
-    masks = torch.stack([scene.render(i)[1] for i in (0, 5, 10)])
-    names = ("zero", "zero_target", "cia", "pixel_swap")
-    return ClipMaterial("test", {"identity": frames, "truth": truth} | dict.fromkeys(names, zero), masks)
 
 
 def test_bundled_weights_fit_into_25_megabytes():
@@ -112,72 +92,3 @@ def test_the_recipe_scales_all_its_steps():
     assert scaled_dit_recipe(scale=2).total == 2 * DiTRecipe().total
     rates = [DiTRecipe().rate(step) for step in range(DiTRecipe().total)]
     assert max(rates) == DiTRecipe().learning_rate and rates[-1] < 1e-3 * max(rates) and rates[0] < rates[10]
-
-
-def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(material):
-    """A smoke test of the effect (`zero2hero ablate` measures it): every frame gains, the anchor most."""
-    backbone = load_tiny_dit()
-    settings = HeroSettings.suited(backbone.recommended, steps=25, crop=1.0)
-    result = run_hero(backbone, material, settings, RestoreSettings.suited(backbone.recommended), at_steps=(0,))
-    worn_psnr = psnr(material.pictures["zero"], material.pictures["truth"])
-    assert bool((result.psnr[25] > worn_psnr + 1).all())
-    assert float(result.psnr[25].mean()) > float(result.psnr[0].mean()) + 1
-    assert len(result.losses) == 25 and sum(result.losses[-5:]) < sum(result.losses[:5])
-
-
-def test_a_study_keeps_what_it_measured(material, tmp_path: Path, monkeypatch):
-    backbone = load_tiny_dit()
-    monkeypatch.setattr(evaluate_hero, "cached_material", lambda *_, **__: material)
-    settings = HeroSettings.suited(backbone.recommended, steps=2, crop=1.0, draws=1)
-    restore = RestoreSettings(num_inference_steps=1)
-
-    def study() -> Study:
-        return Study(backbone, lambda: pytest.fail("no Zero-Stage needed"), tmp_path, settings, restore, "test", (0, 2))
-
-    first = study()
-    for variant in ("explicit", "implicit", "tgt-ref", "pixel swap"):
-        first.measure(0, variant, settings)
-    monkeypatch.setattr(evaluate_hero, "run_hero", lambda *_, **__: pytest.fail("measured already"))
-    again = study()
-    assert again.measure(0, "explicit", settings) == first.measure(0, "explicit", settings)
-    rows = first.rows(["explicit", "implicit"], [0], [0])
-    row = rows["explicit"]
-    assert row["average"] == pytest.approx((row["anchor"] + row["last"]) / 2, abs=1e-4)
-    assert row["others"] == pytest.approx(row["last"], abs=1e-4)
-    baselines = first.baselines([0])
-    expected = float(psnr(material.pictures["identity"][2:], material.pictures["truth"][2:]))
-    assert baselines["identity"]["others"] == pytest.approx(expected, abs=1e-3)
-    assert set(baselines) == {"identity", "pixel_swap", "zero", "cia", "flow"}
-
-
-def test_ablate_writes_the_table(material, tmp_path: Path, monkeypatch, capsys):
-    monkeypatch.setattr(evaluate_hero, "cached_material", lambda *_, **__: material)
-    options = ["--clips", "1", "--seeds", "2", "--frames", "0", "2", "--train-steps", "2", "--sample-steps", "1"]
-    assert main(["ablate", "--table", "4", "--out", str(tmp_path), *options]) == 0
-    table = json.loads((tmp_path / "table4.json").read_text())
-    assert list(table["rows"]) == [
-        "pixel swap, half the steps",
-        "Zero-Stage, half the steps",
-        "pixel swap",
-        "Zero-Stage",
-    ]
-    assert "flow" in capsys.readouterr().out
-    assert main(["ablate", "--table", "3", "--out", str(tmp_path), "--modes", "magic"]) == 2
-    assert "explicit" in capsys.readouterr().err
-
-
-def test_kept_material_is_found_by_the_settings_of_zero_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pictures = torch.zeros(1, 3, 8, 8)
-    made: list[str] = []
-
-    def making(backbone: object, scene: object, name: str) -> evaluate_hero.ClipMaterial:
-        made.append(name)
-        return evaluate_hero.ClipMaterial(name, {"zero": pictures}, pictures[:, :1])
-
-    monkeypatch.setattr(evaluate_hero, "make_material", making)
-    kept = partial(evaluate_hero.cached_material, lambda: None, "test", 0, tmp_path, frames=2, size=32)
-    kept(), kept()
-    assert len(made) == 1
-    monkeypatch.setitem(RECOMMENDED, "timestep", 52)  # another default is another material
-    kept()
-    assert len(made) == 2

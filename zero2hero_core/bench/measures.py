@@ -14,8 +14,9 @@ from .clips import Clip
 PER_FRAME = ("psnr", "psnr inside", "psnr outside", "ssim", "ssim gaussian")
 PER_PAIR = ("warp error", "flicker", "tOF")
 LPIPS = ("lpips", "lpips authors")  # by `learned.py`
+PLACES = ("psnr anchor", "psnr last", "anchor - last")  # of the anchor and of the last frame: read off "psnr"
 VBENCH = ("subject consistency", "motion smoothness")  # so are these; the anchor counts too
-BETTER_LOW = frozenset(PER_PAIR + LPIPS)
+BETTER_LOW = frozenset((*PER_PAIR, *LPIPS, "anchor - last"))
 Values = dict[str, dict[int, float]]  # measure -> frame -> value
 
 

@@ -80,11 +80,16 @@ class Made:
 class Tools:
     """The bundled models, loaded when first needed, and what other methods made.
 
-    Args: made: gives the pictures of another method for frames of the clip.
+    Args: made: gives the pictures of another method for frames of the clip. progress: called with the steps that a
+    training has done.
     """
 
-    def __init__(self, made: Callable[[Clip, Spec, Sequence[int]], torch.Tensor]) -> None:
-        self.made = made
+    def __init__(
+        self,
+        made: Callable[[Clip, Spec, Sequence[int]], torch.Tensor],
+        progress: Callable[[int], object] = lambda step: None,
+    ) -> None:
+        self.made, self.progress = made, progress
 
     @cached_property
     def zero(self) -> UNetBackbone:
@@ -227,7 +232,7 @@ def needed(clip: Clip, spec: Spec, frames: Sequence[int]) -> dict[str, tuple[Spe
 
 def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -> Made:
     """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
-    start: the options of that; share: of the advised steps; curve: steps to measure at on the way."""
+    start: the options of that; share: of the advised steps, 0 for none; curve: steps to measure at on the way."""
     backbone, watched = tools.hero, spec.options.get("curve", ())
     settings, restoring = _hero_settings(spec, backbone.recommended)
     others = {
@@ -235,16 +240,18 @@ def by_hero_stage(tools: Tools, clip: Clip, spec: Spec, frames: Sequence[int]) -
         for part, (other, wanted) in needed(clip, spec, frames).items()
     }
     start = others.get("start", {})
+    steps = settings.total if spec.options.get("share", 1.0) else 0
     trainer = HeroTrainer(backbone, training_pairs(settings.mode, _latents(tools, clip, settings, others)), settings)
     stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
     clock, curve = PartTimer(Clock("cpu")), {}
     try:
-        for step in range(settings.total + 1):
+        for step in range(steps + 1):
+            tools.progress(step)
             if step in watched:
                 with clock.part("measuring"):
                     shown = _restored(stage, clip, start, clip.measured)
                     curve[step] = psnr(shown, clip.truths(clip.measured)).tolist()
-            if step < settings.total:
+            if step < steps:
                 with clock.part("training"):
                     trainer.step()
         with clock.part("restoring"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import InputError
-from ..dataset import find_tasks
+from ..dataset import find_tasks, read_info
 from ..json_file import finite
 from .learned import LEARNED, why_not
 from .methods import unavailable
@@ -31,8 +31,10 @@ def plan(table: Table, tasks: Path, amt: Path | None = None) -> Plan:
         folders = [tasks / own_task(video) for video in table.videos]
     else:
         folders = [folder for folder in find_tasks(tasks) if folder.name.startswith(table.tasks)]
+        folders = [folder for folder in folders if not table.edits or read_info(folder).appearance in table.edits]
     if len(folders) < table.clips:
-        raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}..., got {len(folders)}.")
+        kind = f" with the edit {' or '.join(table.edits)}" if table.edits else ""
+        raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}...{kind}, got {len(folders)}.")
     taken = tuple(name for name in table.measures if name in LEARNED and not why_not(name, amt))
     return {
         label: [

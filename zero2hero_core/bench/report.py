@@ -21,6 +21,7 @@ FILE = "RESULTS.md"
 UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outside": "outside, dB", "ssim": "SSIM"}
 UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "flicker": "flicker excess, 1e-3"}
 UNITS |= {"tOF": "tOF, px", "lpips": "LPIPS", "lpips authors": "LPIPS (authors' form)"}
+UNITS |= {"psnr anchor": "anchor, dB", "psnr last": "last frame, dB", "anchor - last": "anchor - last, dB"}
 UNITS |= {name: name for name in VBENCH}
 SCALE = {"warp error": 1e3, "flicker": 1e3}
 DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2}
@@ -32,10 +33,11 @@ Made by `zero2hero bench`; do not edit, run it again. All figures of quality are
 that `zero2hero dataset` makes: they prove the method and compare settings, they say nothing of the real models.
 
 Means are over the frames other than the anchor, then over clips; the spread after ± is the standard deviation over
-clips. Below it stands the mean difference to the row in italics, clip by clip, with its standard deviation. Higher is
-better for PSNR, SSIM, and VBench's subject consistency and motion smoothness (means over the whole clip); lower for
-LPIPS (on AlexNet, which its authors' form feeds half the contrast), warp error, flicker excess and tOF (the last two
-against the truth, or against the original where only the anchor has one). Seconds are of one CPU thread, a frame; those
+clips; in brackets, where several seeds ran, that of the seeds' means. Below it stands the mean difference to the row in
+italics, clip by clip, with its standard deviation. Higher is better for PSNR, SSIM, and VBench's subject consistency
+and motion smoothness (means over the whole clip); lower for LPIPS (on AlexNet, which its authors' form feeds half the
+contrast), warp error, flicker excess and tOF (the last two against the truth, or against the original where only the
+anchor has one), and for what is lost from the anchor to the last frame. Seconds are of one CPU thread, a frame; those
 of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and
 start, as the paper does, from the reference's statistics (AdaIN).
 """
@@ -179,6 +181,8 @@ def cell(value: dict[str, Any], measure: str, base: bool) -> str:
         return text if spread is None else f"{text} ± {spread * scale:.{digits}f}"
 
     text = pair(value["mean"], value["spread"])
+    if value["seeds"] is not None:
+        text += f" ({value['seeds'] * scale:.{digits}f})"
     if base or value["difference"] is None:
         return text
     return f"{text}<br>{pair(value['difference'], value['difference spread'], '+')}"

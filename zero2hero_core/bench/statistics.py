@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .measures import VBENCH
+from .measures import PLACES, VBENCH
 
 Runs = list[list[dict[str, Any]]]  # one clip after the other, one seed after the other
 
@@ -14,16 +14,26 @@ Runs = list[list[dict[str, Any]]]  # one clip after the other, one seed after th
 def clip_means(runs: Runs, measure: str) -> list[list[float]]:
     """The mean of a measure over frames other than the anchor, for each clip and seed; nan where it was not taken.
 
-    VBench's value of a clip is the mean of all.
+    VBench's value of a clip is the mean of all; `PLACES` are of single frames.
     """
     whole = measure in VBENCH
 
     def mean(run: dict[str, Any]) -> float:
+        if measure in PLACES:
+            return _at_places(run, measure)
         known = run["values"].get(measure, {}).items()
         values = [value for frame, value in known if (whole or int(frame) != run["anchor"]) and value == value]
         return sum(values) / len(values) if values else math.nan
 
     return [[mean(run) for run in clip] for clip in runs]
+
+
+def _at_places(run: dict[str, Any], measure: str) -> float:
+    """PSNR of the anchor, of the last frame, or their difference; nan where one is missing or no number."""
+    by_frame = {int(frame): value for frame, value in run["values"].get("psnr", {}).items()}
+    anchor, last = (by_frame.get(frame, math.nan) for frame in (run["anchor"], max(by_frame, default=0)))
+    value = {"psnr anchor": anchor, "psnr last": last, "anchor - last": anchor - last}[measure]
+    return value if math.isfinite(value) else math.nan
 
 
 def spread(values: Sequence[float]) -> float:

@@ -9,11 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .measures import LPIPS, VBENCH
+from .measures import LPIPS, PLACES, VBENCH
 from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
+BY_PLACE = ("psnr", *PLACES, "psnr inside", "ssim", "ssim gaussian", "lpips")
 OF_METHODS, STEADY = QUALITY + LPIPS + TEMPORAL + VBENCH, TEMPORAL + VBENCH
 TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", "grey-", "general-edit-test-"
 
@@ -21,8 +22,9 @@ TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", 
 @dataclass(frozen=True)
 class Table:
     """One question. rows: label -> method; base: the row that others are compared with; tasks: how their names begin;
-    clips: how many of them; videos: somebody's clips to make them of; options: further ones that the command needs;
-    frames: to measure, all when None; seeds: repeats of what is drawn."""
+    edits: kinds of edit that they show, any when empty; clips: how many of them; videos: somebody's clips to make them
+    of; options: further ones that the command needs; frames: to measure, all when None; seeds: repeats of what is
+    drawn."""
 
     name: str
     title: str
@@ -30,6 +32,7 @@ class Table:
     rows: Mapping[str, Spec]
     base: str
     tasks: str = VALIDATION  # settings are chosen on other clips than methods are compared on
+    edits: tuple[str, ...] = ()
     clips: int = 1
     videos: tuple[str, ...] = ()
     options: tuple[str, ...] = ()
@@ -119,6 +122,7 @@ PAIRS = {
     "implicit": Spec("hero", {"mode": "implicit"}),
     "zero-ref": Spec("hero", {"mode": "zero-ref"}),
     "tgt-ref": Spec("hero", {"mode": "tgt-ref"}),
+    "before training": Spec("hero", {"share": 0.0}),
 }
 INITIAL = {
     "Zero-Stage": Spec("hero"),
@@ -195,25 +199,31 @@ _TRACKING = Table(
 
 
 def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
+    learn, start = "What should Hero-Stage learn from?", "What should it start from?"
+    pairs = Table("pairs", "Training pairs (paper, Table 3)", learn, PAIRS, "explicit", TEST, measures=BY_PLACE)
+    retexture = replace(
+        pairs,
+        name="pairs-retexture",
+        title="Training pairs where the edit is a new texture",
+        question="What should Hero-Stage learn from, where the edit is no change of colours that the frame tells?",
+        edits=("retexture",),
+    )
     return (
-        Table(
-            "pairs", "Training pairs (paper, Table 3)", "What should Hero-Stage learn from?", PAIRS, "explicit", TEST
-        ),
-        Table(
-            "initial", "Initial pictures (paper, Table 4)", "What should it start from?", INITIAL, "Zero-Stage", TEST
-        ),
+        pairs,
+        retexture,
+        Table("initial", "Initial pictures (paper, Table 4)", start, INITIAL, "Zero-Stage", TEST, measures=BY_PLACE),
         Table("training", "Training", "Rank, lights, steps, crops, sampling.", rows, "as it is (rank 16, 300 steps)"),
     )
 
 
-def _methods(clips: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
-    edit, colour, general = clips
+def _methods(counts: tuple[int, int, int], seeds: int) -> tuple[Table, ...]:
+    edit, colour, general = (dict[str, Any](clips=clips, seeds=seeds) for clips in counts)
     ask, base, rows = ASK, "Hero-Stage", METHOD_ROWS
     steady = "How steady is the result where pattern and style change? Truth on the anchor only."
     return (
-        Table("color-edit", "Color-Edit", ask, rows, base, TEST, edit, seeds=seeds, measures=OF_METHODS),
-        Table("colorization", "Colorization", ask, rows, base, GREY, colour, seeds=seeds, measures=OF_METHODS),
-        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, general, seeds=seeds, measures=STEADY),
+        Table("color-edit", "Color-Edit", ask, rows, base, TEST, measures=OF_METHODS, **edit),
+        Table("colorization", "Colorization", ask, rows, base, GREY, measures=OF_METHODS, **colour),
+        Table("general-edit", "General-Edit", steady, rows, base, GENERAL, measures=STEADY, **general),
     )
 
 

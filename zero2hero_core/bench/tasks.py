@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ..checks import InputError
 from ..dataset_info import clip_name
@@ -37,14 +38,16 @@ def own_clips(videos: Sequence[str]) -> Table:
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
     title = "Grey to colour, real clips"
     options = ("--own-clips", *(Path(video).name for video in videos))
-    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", len(videos), tuple(videos), options, measures=OF_METHODS)
+    given: dict[str, Any] = {"clips": len(videos), "videos": tuple(videos), "options": options}
+    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", measures=OF_METHODS, **given)
 
 
 def blender_clips(suite: Suite) -> Table:
     """Objects that Blender renders, in two appearances (Color-Edit of the paper); no tiny model has seen any."""
     clips = next(table.clips for table in suite.tables if table.tasks == TEST)
     title, options = "Blender-Color-Edit", ("--blender", "PYTHON")
-    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", clips, (), options, measures=OF_METHODS)
+    given: dict[str, Any] = {"clips": clips, "options": options, "measures": OF_METHODS}
+    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", **given)
 
 
 def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: str | None = None) -> list[list[str]]:
@@ -53,13 +56,16 @@ def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: s
     Args: blender: a Python that has Blender as a module.
     """
     counts: dict[str, int] = {}
-    for table in tables:
+    for table in (table for table in tables if not table.edits):
         counts[table.tasks] = max(table.clips, counts.get(table.tasks, 0))
     if GREY in counts:  # they are made of the test clips
         counts[TEST] = max(counts[GREY], counts.get(TEST, 0))
     commands = [
         [*words, "--clips", str(counts[name]), *suite.scenes] for name, words in RENDERED.items() if name in counts
     ]
+    for table in (table for table in tables if table.edits):
+        chosen = ("--clips", str(table.clips), "--edits", *table.edits, *suite.scenes)
+        commands.append([*RENDERED[table.tasks], *chosen])
     for index in range(counts.get(GREY, 0)):
         video = str(tasks / f"{TEST}{index:04d}" / "content")
         commands.append(["colorize", "--video", video, "--name", f"{GREY}{index:04d}"])
