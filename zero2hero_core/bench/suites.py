@@ -14,7 +14,7 @@ from .methods import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
-BY_PLACE = ("psnr", *PLACES, "psnr inside", "ssim", "ssim gaussian", "lpips")
+BY_PLACE = ("psnr", *PLACES, "psnr inside", "psnr outside", "ssim", "ssim gaussian", "lpips")
 OF_METHODS, STEADY = QUALITY + LPIPS + TEMPORAL + VBENCH, TEMPORAL + VBENCH
 TEST, VALIDATION, GREY, GENERAL = "color-edit-test-", "color-edit-validation-", "grey-", "general-edit-test-"
 
