@@ -252,7 +252,7 @@ def _check_pairs(pairs: Sequence[TrainingPair], backbone: DiTBackbone, count: in
 def _optimiser(settings: HeroSettings, parameters: list[torch.nn.Parameter]) -> Any:
     given: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "eps": 1e-8}
     if settings.optimiser == "adamw":
-        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)  # a fifth of the time
+        fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)  # a quarter of the time
         return torch.optim.AdamW(parameters, betas=(0.9, 0.999), fused=fused, **given)
     try:
         from bitsandbytes.optim import AdamW8bit
