@@ -86,12 +86,7 @@ def _touch(parts: list[torch.Tensor]) -> bool:
 
 def _whole(model: Any, key: str) -> torch.Tensor:
     """A host's tensor as an ordinary one on the same memory; with its patches applied, a copy."""
-    base, name = model.model, PREFIX + key
-    try:
-        module, _, kind = key.rpartition(".")
-        held = getattr(base.diffusion_model.get_submodule(module), kind)
-    except AttributeError as error:
-        raise InputError(f"model: lacks the weights {key}; connect another FLUX MODEL.") from error
+    base, (name, held) = model.model, _held(model, key)
     scaled = base.model_config.scaled_fp8 if hasattr(type(base.model_config), "scaled_fp8") else None
     if scaled is not None or type(held.data) is not torch.Tensor or held.dtype not in _FLOATS:
         raise InputError(
@@ -104,6 +99,21 @@ def _whole(model: Any, key: str) -> torch.Tensor:
     if name not in model.patches or (kept is not None and applied):
         return tensor
     return comfy.lora.calculate_weight(model.patches[name], tensor.to(torch.float32, copy=True), name).to(tensor.dtype)
+
+
+def _held(model: Any, key: str) -> tuple[str, torch.nn.Parameter]:
+    """A weight of the MODEL and the name under which the host keeps its patches and its backup.
+
+    Checkpoints call the factors of query and key norms `.scale`; the host does so too up to 0.13, `.weight` after it.
+    """
+    module_name, _, kind = key.rpartition(".")
+    kinds = (kind, "weight") if kind == "scale" else (kind,)
+    try:
+        module = model.model.diffusion_model.get_submodule(module_name)
+        kind, held = next((kind, value) for kind in kinds if (value := getattr(module, kind, None)) is not None)
+    except (AttributeError, StopIteration) as error:
+        raise InputError(f"model: lacks the weights {key}; connect another FLUX MODEL.") from error
+    return f"{PREFIX}{module_name}.{kind}", held
 
 
 def same_memory(tensor: torch.Tensor) -> torch.Tensor:
@@ -191,7 +201,7 @@ def load_weights(backbone: TrainingBackbone, model: Any, weights: str) -> None:
     with torch.inference_mode():
         if device.type != "cpu":
             comfy.model_management.unload_all_models()
-        if weights == AS_LOADED:
+        if weights == AS_LOADED and not _is_dynamic(model):
             comfy.model_management.load_models_gpu([model], force_full_load=True)
     if weights != AS_LOADED:
         for name in stored_linears(transformer):
@@ -201,6 +211,14 @@ def load_weights(backbone: TrainingBackbone, model: Any, weights: str) -> None:
     if weights == "nf4":
         transformer.is_loaded_in_4bit = True  # peft asks for it
     transformer.eval().requires_grad_(False)
+
+
+def _is_dynamic(model: Any) -> bool:
+    """Whether the host (0.15 and later, on NVIDIA) brings weights to the device only while they are used.
+
+    Such a MODEL never lies on the device as a whole: its weights, patched, are copied there once, by the training.
+    """
+    return bool(getattr(model, "is_dynamic", bool)())
 
 
 def cancelled() -> bool:

@@ -84,6 +84,7 @@ def test_flux_in_a_single_file(answer, tmp_path):
     assert values["effect of the host's LoRA"] > 0.01 and values["trained on"] < 1e-4
     assert values["memory is shared"]
     assert values["patched while not loaded"] < 1e-6
+    assert values["patched norm"] < 1e-6
 
 
 def test_flux2_where_the_host_knows_it(answer):

@@ -85,7 +85,11 @@ with torch.inference_mode():
     # A host LoRA on the MODEL: the same in sampling and in what is trained on.
     key = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
     patched = model.clone()
+    norm = model.model.diffusion_model.double_blocks[0].img_attn.norm.query_norm
+    kind = "weight" if getattr(norm, "weight", None) is not None else "scale"  # since ComfyUI 0.14, and before
+    norm_key = f"diffusion_model.double_blocks.0.img_attn.norm.query_norm.{kind}"
     patched.add_patches({key: ("diff", (torch.full((3 * WIDTH, WIDTH), 1e-3),))})
+    patched.add_patches({norm_key: ("diff", (torch.full_like(getattr(norm, kind), 0.5),))})
     native = restore(HostDiT(patched, LatentsOnly(16), conditioning), None)
     found["effect of the host's LoRA"] = difference(native, plain)
     with training_mode():
@@ -100,4 +104,6 @@ with torch.inference_mode():
     value = host_tensor(patched, "transformer_blocks.0.attn.to_q.weight")
     stored = load_file(path)["double_blocks.0.img_attn.qkv.weight"][:WIDTH].float()
     found["patched while not loaded"] = difference(value, stored + 1e-3)
+    value = host_tensor(patched, "transformer_blocks.0.attn.norm_q.weight")
+    found["patched norm"] = difference(value, getattr(norm, kind).float() + 0.5)
 print(json.dumps(found))
