@@ -1,1 +1,1 @@
-"""The ComfyUI nodes: they convert, call the core, and convert back. Only `host*.py` import the host."""
+"""The ComfyUI nodes: they convert, call the core, and convert back. Only `host` imports the host."""

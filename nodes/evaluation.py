@@ -8,11 +8,11 @@ from typing import Any
 import torch
 
 from ..zero2hero_core.checks import InputError, ShapeError
-from ..zero2hero_core.correspondence_file import ClipCorrespondence
-from .convert import mask_to_core, to_core, to_host
-from .host import Progress, io, ui
-from .socket_checks import read_reference
-from .types import CATEGORY, Correspondence
+from ..zero2hero_core.correspondence.file import ClipCorrespondence
+from .convert.checks import read_reference
+from .convert.pictures import mask_to_core, to_core, to_host
+from .host.services import Progress, io, ui
+from .host.sockets import CATEGORY, Correspondence
 
 MEASURING = f"{CATEGORY}/evaluation"
 
@@ -74,8 +74,8 @@ class VideoMetrics(io.ComfyNode):
 
 def measure(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None) -> tuple[list[float], list[float]]:
     """PSNR and SSIM of each frame; nan where the mask is empty. (N, 3, H, W) twice, mask (N, 1, H, W) or None."""
-    from ..zero2hero_core.metrics import psnr
-    from ..zero2hero_core.metrics_ssim import ssim
+    from ..zero2hero_core.metrics.psnr import psnr
+    from ..zero2hero_core.metrics.ssim import ssim
 
     progress, rows = Progress(len(pictures)), []
     for index in range(len(pictures)):
@@ -149,7 +149,7 @@ class PixelSwap(io.ComfyNode):
 
 def swap(clip: ClipCorrespondence, reference: torch.Tensor) -> Any:
     """IMAGE with a frame for each index of the clip, in order; the anchor is the reference (3, H, W) itself."""
-    from ..zero2hero_core.pixel_swap import pixel_swap
+    from ..zero2hero_core.propagation.pixel_swap import pixel_swap
 
     indices = sorted({*clip.frames, clip.anchor_index})
     images, progress = torch.empty(len(indices), *reference.shape), Progress(len(indices))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 
-from .host import ComfyExtension, io
+from .host.services import ComfyExtension, io
 
 TOPICS = ("models", "video", "zero_stage", "hero_training", "hero_stage", "evaluation")
 

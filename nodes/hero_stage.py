@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .hero_inputs import clip_inputs, sockets
-from .hero_lora import PRECISIONS
-from .host import io, model_file, model_files
-from .types import CATEGORY, HeroLora
+from .host.lora_files import PRECISIONS
+from .host.services import io, model_file, model_files
+from .host.sockets import CATEGORY, HeroLora
+from .work.hero_sockets import clip_inputs, sockets
 
 
 def _restore_widgets() -> list[io.Input]:
@@ -95,7 +95,7 @@ class HeroRestore(io.ComfyNode):
         cls, model: Any, vae: Any, conditioning: Any, hero_lora: Any, zero_frames: Any, frames: Any, **widgets: Any
     ) -> io.NodeOutput:
         """Restore all frames."""
-        from .hero_stage_work import restore_clip
+        from .work.hero_stage import restore_clip
 
         images, notes = restore_clip(cls, (model, vae, conditioning), hero_lora, zero_frames, frames, widgets)
         return io.NodeOutput(images, ui=notes.ui())
@@ -132,7 +132,7 @@ class HeroLoRALoad(io.ComfyNode):
     @classmethod
     def execute(cls, file: str) -> io.NodeOutput:
         """Read the file."""
-        from .hero_lora import read_hero_lora
+        from .host.lora_files import read_hero_lora
 
         return io.NodeOutput(read_hero_lora(model_file("loras", file)))
 
@@ -169,7 +169,7 @@ class HeroLoRASave(io.ComfyNode):
     @classmethod
     def execute(cls, hero_lora: Any, name: str, precision: str, overwrite: bool) -> io.NodeOutput:
         """Write the file."""
-        from .hero_lora import save_hero_lora
+        from .host.lora_files import save_hero_lora
 
         path = save_hero_lora(hero_lora, name, precision, overwrite=overwrite)
         return io.NodeOutput(str(path), ui={"text": (f"saved as {path.name}",)})

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .convert import to_host
-from .hero_inputs import AS_LOADED, WEIGHTS, clip_inputs, sockets
-from .host import io
-from .types import CATEGORY, HeroLora
+from .convert.pictures import to_host
+from .host.services import io
+from .host.sockets import CATEGORY, HeroLora
+from .work.hero_sockets import AS_LOADED, WEIGHTS, clip_inputs, sockets
 
 MODES = ["explicit", "implicit", "zero-ref", "tgt-ref"]
 
@@ -168,7 +168,7 @@ class HeroLoRATrainer(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, vae: Any, conditioning: Any, **given: Any) -> io.NodeOutput:
         """Train, or go on with a training that was cancelled."""
-        from .hero_training_work import train
+        from .work.hero_training import train
 
         lora, samples, plot, notes = train(cls, (model, vae, conditioning), given)
         return io.NodeOutput(lora, to_host(samples), to_host(plot), ui=notes.ui())

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from .convert import mask_to_host, to_host
-from .host import Progress, io
-from .types import CATEGORY
+from .convert.pictures import mask_to_host, to_host
+from .host.services import Progress, io
+from .host.sockets import CATEGORY
 
 FPS = 8.0
 
@@ -47,8 +47,8 @@ class ZeroToHeroTinyModels(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         """Load all of them."""
-        from .host_tiny import tiny_conditioning, tiny_model, tiny_vae
-        from .host_tiny_dit import load_tiny_dit_model
+        from .host.tiny import tiny_conditioning, tiny_model, tiny_vae
+        from .host.tiny_dit import load_tiny_dit_model
 
         return io.NodeOutput(tiny_model(), tiny_vae(), tiny_conditioning(), *load_tiny_dit_model())
 
@@ -88,7 +88,7 @@ class ZeroToHeroDemoClip(io.ComfyNode):
     @classmethod
     def execute(cls, clip: int, frame_count: int, size: int) -> io.NodeOutput:
         """Render both looks."""
-        from ..zero2hero_core.tiny.scenes import Scene, split_seed
+        from ..zero2hero_core.tiny.scenes.scene import Scene, split_seed
 
         scene, progress = Scene(split_seed("test", clip), frame_count, size), Progress(frame_count)
         frames, truth, masks = [], [], []

@@ -9,8 +9,9 @@ from secrets import token_hex
 from typing import Any
 
 from ..zero2hero_core.checks import InputError
-from .convert_audio import write_audio
-from .host import (
+from .convert.audio import write_audio
+from .convert.checks import check_choice
+from .host.services import (
     InputImpl,
     Progress,
     SaveTarget,
@@ -24,9 +25,8 @@ from .host import (
     temporary_folder,
     ui,
 )
-from .socket_checks import check_choice
-from .types import CATEGORY
-from .video_frames import FITS, Clip, Selection, clip_of, select, size_of
+from .host.sockets import CATEGORY
+from .work.video import FITS, Clip, Selection, clip_of, select, size_of
 
 SUFFIXES = {"mp4": ".mp4", "webm": ".webm", "mov": ".mov", "mkv": ".mkv", "png": ""}
 PLAYABLE, LOSSLESS = ("mp4", "webm", "mov"), ("mkv", "png")
@@ -260,7 +260,7 @@ class VideoSave(io.ComfyNode):
 
 def write_clip(clip: Clip, path: Path, crf: int | None, texts: dict[str, str]) -> Any:
     """Write a clip, all or nothing; return its first frame (3, H, W). Cancel leaves nothing behind."""
-    from ..zero2hero_core.video_writer import VideoWriter
+    from ..zero2hero_core.video.writer import VideoWriter
 
     progress, first = Progress(clip.count), None
     with (

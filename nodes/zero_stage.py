@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from .convert import to_host
-from .host import io, ui
-from .types import CATEGORY, Correspondence
-from .zero_stage_work import LAYERS, TOKENS, TRACK, correspond_clip, edit_clip
+from .convert.pictures import to_host
+from .host.services import io, ui
+from .host.sockets import CATEGORY, Correspondence
+from .work.zero_stage import LAYERS, TOKENS, TRACK, correspond_clip, edit_clip
 
 
 def sockets() -> list[io.Input]:

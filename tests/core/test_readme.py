@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from zero2hero_core.cli import build_parser
+from zero2hero_core.cli.main import build_parser
 
 
 def test_links_lead_somewhere(repository: Path) -> None:

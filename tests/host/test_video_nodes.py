@@ -14,8 +14,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zero2hero_core.video import open_frames
-from zero2hero_core.video_writer import VideoWriter
+from zero2hero_core.video.source import open_frames
+from zero2hero_core.video.writer import VideoWriter
 
 RATE = 16000
 LOAD = {

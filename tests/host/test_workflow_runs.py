@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from zero2hero_core.video_writer import VideoWriter
+from zero2hero_core.video.writer import VideoWriter
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ui_graph import NAMES, WORKFLOWS, load, switched_on, to_prompt, widgets

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zero2hero_core.backbones.dit import FLUX1, DiTBackbone, TextEmbedding
-from zero2hero_core.backbones.dit_concatenated import concatenated_velocity, peft_condition_lora
-from zero2hero_core.condition_tokens import pack_latents, unpack_latents
+from zero2hero_core.attention.conditions import pack_latents, unpack_latents
+from zero2hero_core.backbones.flux.dit import FLUX1, DiTBackbone, TextEmbedding
+from zero2hero_core.evaluation.speed.hero_concatenated import concatenated_velocity, peft_condition_lora
 
 HERE = Path(__file__).parent
 TOLERANCE = 1e-5

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from zero2hero_core.bench import straightforward, straightforward_parts
+from zero2hero_core.evaluation.speed import straightforward, straightforward_parts
 
 HERE = Path(__file__).parent
 FRAMES = ("frame_1", "frame_2")
@@ -50,7 +50,7 @@ class NoCodec:
 
 @cache
 def our_backbone() -> Any:
-    from zero2hero_core.backbones.unet import UNetBackbone
+    from zero2hero_core.backbones.sd.unet import UNetBackbone
 
     return UNetBackbone(
         fm.build_unet(),
@@ -64,7 +64,7 @@ def our_backbone() -> Any:
 
 
 def our_editor(k: int = 1, gamma: float = 1.0, tau: float = 1.0) -> Any:
-    from zero2hero_core.zero_stage_latents import LatentEditor, ZeroStageSettings
+    from zero2hero_core.zero_stage.latents import LatentEditor, ZeroStageSettings
 
     settings = ZeroStageSettings(num_inference_steps=fm.NUM_INFERENCE_STEPS, k=k, gamma=gamma, tau=tau)
     return LatentEditor(our_backbone(), fm.image_latents("reference"), settings)
@@ -81,7 +81,7 @@ def our_inversion(latents: torch.Tensor) -> torch.Tensor:
 
 def our_matches(target: torch.Tensor, anchor: torch.Tensor, k: int) -> Any:
     """Correspondence of feature maps (1, C, h, w)."""
-    from zero2hero_core.correspondence import match_features
+    from zero2hero_core.correspondence.match import match_features
 
     return match_features(target[0], anchor[0], our_editor().grids, k)
 

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from ..checks import InputError
-from ..schedule import stable_diffusion_alphas
-from .single_file import describe_channels
+from ..diffusion.ddim import stable_diffusion_alphas
+from .sd.single_file import describe_channels
 from .weights import Source, Weights, fill_module, open_component, read_json
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")

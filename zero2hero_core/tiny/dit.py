@@ -10,10 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from ..backbones.dit import TINY, DiTBackbone, PlainCodec, TextEmbedding
+from ..backbones.flux.dit import TINY, DiTBackbone, PlainCodec, TextEmbedding
 from ..checks import InputError
 from .autoencoder import PatchAutoencoder
-from .model import load_tiny, weights_folder
+from .unet import load_tiny, weights_folder
 
 TEXT_WIDTH = 16
 RECOMMENDED = {

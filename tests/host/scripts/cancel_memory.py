@@ -22,20 +22,20 @@ import torch
 from diffusers import FluxTransformer2DModel
 from parts import MATCH, RESTORE, SAMPLE, TRAIN, Pressed, outcome, pictures, random_lora
 from zero2hero_ext.nodes.evaluation import PixelSwap, VideoMetrics
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
-from zero2hero_ext.nodes.host_tiny import tiny_conditioning, tiny_model, tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny import tiny_conditioning, tiny_model, tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.video import VideoLoad, VideoSave
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
-from zero2hero_ext.zero2hero_core import metrics_ssim as ssim
-from zero2hero_ext.zero2hero_core import pixel_swap
+from zero2hero_ext.zero2hero_core.metrics import ssim
+from zero2hero_ext.zero2hero_core.propagation import pixel_swap
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
-from zero2hero_ext.zero2hero_core.tiny.scenes import Scene
-from zero2hero_ext.zero2hero_core.video import FrameSource
-from zero2hero_ext.zero2hero_core.video_writer import VideoWriter
+from zero2hero_ext.zero2hero_core.tiny.scenes.scene import Scene
+from zero2hero_ext.zero2hero_core.video.source import FrameSource
+from zero2hero_ext.zero2hero_core.video.writer import VideoWriter
 
 COUNT, SIZE = 4, 128
 LOAD = {"file": "clip.mkv", "anchor_frame": 0, "force_rate": 0.0, "start": 0, "maximum": 0, "stride": 1}

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from diffusers import FluxTransformer2DModel
 from parts import RESTORE, TRAIN, Pressed, difference, outcome, pictures, random_lora
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
-from zero2hero_ext.nodes.host_tiny import tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny import tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
 SMALL = RESTORE | {"batch_size": 1}

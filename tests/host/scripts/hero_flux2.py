@@ -14,14 +14,14 @@ import comfy.model_patcher
 import comfy.supported_models
 import torch
 from parts import LatentsOnly, difference, random_lora, restored
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
-from zero2hero_ext.nodes.host_dit import HostDiT
-from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
-from zero2hero_ext.nodes.host_tiny_dit import to_original
-from zero2hero_ext.nodes.host_train import load_weights, prepare_training, training_mode
-from zero2hero_ext.zero2hero_core.backbones.dit import FLUX2, DiTBackbone, TextEmbedding
-from zero2hero_ext.zero2hero_core.hero_training import HeroSettings, HeroTrainer
-from zero2hero_ext.zero2hero_core.hero_training_pairs import TrainingPair
+from zero2hero_ext.nodes.host.dit import HostDiT
+from zero2hero_ext.nodes.host.dit_lora import HostLoRA, fit
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny_dit import to_original
+from zero2hero_ext.nodes.host.train import load_weights, prepare_training, training_mode
+from zero2hero_ext.zero2hero_core.backbones.flux.dit import FLUX2, DiTBackbone, TextEmbedding
+from zero2hero_ext.zero2hero_core.hero_stage.training.pairs import TrainingPair
+from zero2hero_ext.zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrainer
 
 restore = partial(restored, channels=128)
 

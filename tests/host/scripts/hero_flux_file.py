@@ -14,15 +14,15 @@ import torch
 from flux_checkpoint import POOLED, TEXT, WIDTH, write_checkpoint
 from parts import LatentsOnly, difference, random_lora, restored
 from safetensors.torch import load_file, save_file
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
-from zero2hero_ext.nodes.host_dit import HostDiT
-from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
-from zero2hero_ext.nodes.host_train import host_tensor, load_weights, prepare_training, training_mode
-from zero2hero_ext.zero2hero_core.backbones.dit import FLUX1, DiTBackbone, TextEmbedding
-from zero2hero_ext.zero2hero_core.backbones.dit_single_file import fill_transformer, infer_config, locate_transformer
+from zero2hero_ext.nodes.host.dit import HostDiT
+from zero2hero_ext.nodes.host.dit_lora import HostLoRA, fit
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.train import host_tensor, load_weights, prepare_training, training_mode
+from zero2hero_ext.zero2hero_core.backbones.flux.dit import FLUX1, DiTBackbone, TextEmbedding
+from zero2hero_ext.zero2hero_core.backbones.flux.single_file import fill_transformer, infer_config, locate_transformer
 from zero2hero_ext.zero2hero_core.backbones.folder import build_on_meta
-from zero2hero_ext.zero2hero_core.backbones.lora_file import load_lora
 from zero2hero_ext.zero2hero_core.backbones.weights import open_weights
+from zero2hero_ext.zero2hero_core.hero_stage.lora.file import load_lora
 
 folder = Path(sys.argv[1])
 

@@ -21,11 +21,11 @@ import comfy.ops
 import comfy.sd
 import torch
 from parts import MATCH, RESTORE, SAMPLE, TRAIN, difference, pictures, random_lora
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
-from zero2hero_ext.nodes.host_tiny import tiny_conditioning, tiny_model, tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny import tiny_conditioning, tiny_model, tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 

@@ -9,14 +9,14 @@ from pathlib import Path
 import comfy.model_management
 import torch
 from parts import difference, pictures, random_lora
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroRestore
-from zero2hero_ext.nodes.host_dit import HostDiT
-from zero2hero_ext.nodes.host_dit_lora import HostLoRA, fit
-from zero2hero_ext.nodes.host_tiny import tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
-from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
-from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
+from zero2hero_ext.nodes.host.dit import HostDiT
+from zero2hero_ext.nodes.host.dit_lora import HostLoRA, fit
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny import tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
+from zero2hero_ext.zero2hero_core.hero_stage.sampling import RestoreSettings, restore_latents
+from zero2hero_ext.zero2hero_core.hero_stage.stage import HeroStage
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
 RESTORE = {"steps": 1, "samples": 1, "zero_strength": 1.0, "seed": 0, "same_noise": True, "batch_size": 1}

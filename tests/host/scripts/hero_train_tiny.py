@@ -10,11 +10,11 @@ import folder_paths
 import torch
 from parts import RESTORE, TRAIN, difference, pictures, sampled
 from safetensors.torch import load_file
-from zero2hero_ext.nodes import hero_training_work
 from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
-from zero2hero_ext.nodes.host_tiny import tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host.tiny import tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.work import hero_training as hero_training_work
 
 WIDGETS = TRAIN | {"anchor_index": 1, "light": -1.0, "name": "hero/lora"}
 found = {}

@@ -11,15 +11,15 @@ from types import SimpleNamespace
 import torch
 from parts import RESTORE, TRAIN, pictures, random_lora
 from safetensors.torch import save_file
-from zero2hero_ext.nodes import hero_training_work
-from zero2hero_ext.nodes.hero_lora import read_hero_lora
 from zero2hero_ext.nodes.hero_stage import HeroLoRALoad, HeroLoRASave, HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
-from zero2hero_ext.nodes.host_dit import _Override
-from zero2hero_ext.nodes.host_tiny import tiny_conditioning, tiny_model, tiny_vae
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host.dit import _Override
+from zero2hero_ext.nodes.host.lora_files import read_hero_lora
+from zero2hero_ext.nodes.host.tiny import tiny_conditioning, tiny_model, tiny_vae
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.work import hero_training as hero_training_work
 from zero2hero_ext.zero2hero_core.checks import InputError
-from zero2hero_ext.zero2hero_core.hero_memory import MemoryEstimate
+from zero2hero_ext.zero2hero_core.hero_stage.memory.estimate import MemoryEstimate
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 
 RESTORING = RESTORE | {"steps": 1, "samples": 1}

@@ -9,10 +9,10 @@ from typing import Any
 import comfy.model_management
 import comfy.sample
 import torch
-from zero2hero_ext.zero2hero_core.backbones.dit_restore import RestoreSettings, restore_latents
-from zero2hero_ext.zero2hero_core.backbones.lora import HeroLoRA, LoRASpec
-from zero2hero_ext.zero2hero_core.backbones.lora_file import HeroMetadata, save_lora
-from zero2hero_ext.zero2hero_core.hero_stage import HeroStage
+from zero2hero_ext.zero2hero_core.hero_stage.lora.adapters import HeroLoRA, LoRASpec
+from zero2hero_ext.zero2hero_core.hero_stage.lora.file import HeroMetadata, save_lora
+from zero2hero_ext.zero2hero_core.hero_stage.sampling import RestoreSettings, restore_latents
+from zero2hero_ext.zero2hero_core.hero_stage.stage import HeroStage
 
 # Widgets of DIFTCorrespondence, MaskedCiAKSampler, HeroRestore and HeroLoRATrainer, small and quick.
 MATCH = {"anchor_index": 0, "max_k": 8, "timestep": -1, "block": -1, "ensemble": 1, "neighbourhood": 1.0, "seed": 3}

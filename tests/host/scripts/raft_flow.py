@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torchvision.models.optical_flow import Raft_Large_Weights, raft_large
 from zero2hero_ext.zero2hero_core.checks import InputError
-from zero2hero_ext.zero2hero_core.flow_raft import RAFT_URL, load_raft
+from zero2hero_ext.zero2hero_core.flow.raft import RAFT_URL, load_raft
 
 # (height, width) -> what a call of one's own must add left, right, above and below: multiples of 8, at least 128.
 PADDING = {(128, 136): (0, 0, 0, 0), (120, 133): (1, 2, 4, 4)}

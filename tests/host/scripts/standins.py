@@ -21,7 +21,7 @@ sys.path[:0] = [str(HERE), str(HERE.parents[2])]
 import flux_checkpoint  # noqa: E402
 import sd_checkpoint  # noqa: E402
 
-from zero2hero_core.backbones import single_file  # noqa: E402
+from zero2hero_core.backbones.sd import single_file  # noqa: E402
 
 FLUX_LATENT = 16
 

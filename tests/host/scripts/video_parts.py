@@ -9,13 +9,15 @@ import comfy.model_management as model_management
 import comfy.utils
 import folder_paths
 import torch
-from zero2hero_ext.nodes import evaluation, host, video, video_frames
-from zero2hero_ext.nodes.convert import mask_to_core, mask_to_host, to_core, to_host
+from zero2hero_ext.nodes import evaluation, video
+from zero2hero_ext.nodes.convert.pictures import mask_to_core, mask_to_host, to_core, to_host
+from zero2hero_ext.nodes.host import services as host
+from zero2hero_ext.nodes.work import video as video_frames
 from zero2hero_ext.zero2hero_core.checks import InputError
-from zero2hero_ext.zero2hero_core.correspondence import Correspondence, LevelMatches
-from zero2hero_ext.zero2hero_core.correspondence_file import ClipCorrespondence
-from zero2hero_ext.zero2hero_core.metrics_ssim import ssim
-from zero2hero_ext.zero2hero_core.video_writer import VideoWriter
+from zero2hero_ext.zero2hero_core.correspondence.file import ClipCorrespondence
+from zero2hero_ext.zero2hero_core.correspondence.match import Correspondence, LevelMatches
+from zero2hero_ext.zero2hero_core.metrics.ssim import ssim
+from zero2hero_ext.zero2hero_core.video.writer import VideoWriter
 
 
 def told(function, *args, **named) -> str:

@@ -13,13 +13,13 @@ import comfy.sd
 import torch
 from comfy_extras.nodes_model_advanced import ModelSamplingDiscrete, ModelSamplingSD3
 from parts import MATCH, SAMPLE, difference
-from zero2hero_ext.nodes import host_tiny
-from zero2hero_ext.nodes.host_tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.host import tiny as host_tiny
+from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
-from zero2hero_ext.zero2hero_core.tiny.model import load_tiny
-from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
-from zero2hero_ext.zero2hero_core.zero_stage_matches import narrow_matches
+from zero2hero_ext.zero2hero_core.correspondence.narrow import narrow_matches
+from zero2hero_ext.zero2hero_core.tiny.unet import load_tiny
+from zero2hero_ext.zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 
 PLACE = "up_blocks.1.attentions.0.transformer_blocks.0.attn1.to_v"
 CONFIG = {"image_size": 32, "in_channels": 4, "out_channels": 4, "model_channels": 32, "channel_mult": (1, 2, 4)}

@@ -10,11 +10,11 @@ import logging
 
 import torch
 from parts import MATCH, SAMPLE, difference
-from zero2hero_ext.nodes import host_tiny
+from zero2hero_ext.nodes.host import tiny as host_tiny
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
-from zero2hero_ext.zero2hero_core.tiny.model import load_tiny
-from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
+from zero2hero_ext.zero2hero_core.tiny.unet import load_tiny
+from zero2hero_ext.zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 
 import nodes as host_nodes
 

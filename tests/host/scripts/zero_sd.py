@@ -14,11 +14,11 @@ import sd_checkpoint
 import torch
 from parts import difference
 from safetensors.torch import save_file
-from zero2hero_ext.nodes.host_unet import HostUNet
-from zero2hero_ext.zero2hero_core.backbones import single_file
-from zero2hero_ext.zero2hero_core.backbones.loading import load_backbone
-from zero2hero_ext.zero2hero_core.tiny.scenes import Scene, split_seed
-from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
+from zero2hero_ext.nodes.host.unet import HostUNet
+from zero2hero_ext.zero2hero_core.backbones.sd import single_file
+from zero2hero_ext.zero2hero_core.backbones.sd.loading import load_backbone
+from zero2hero_ext.zero2hero_core.tiny.scenes.scene import Scene, split_seed
+from zero2hero_ext.zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]
 path, stored = folder / f"{kind}.safetensors", folder / f"{kind}_empty.safetensors"

@@ -6,11 +6,11 @@ import json
 
 import torch
 from parts import difference
-from zero2hero_ext.nodes.host_tiny import tiny_conditioning, tiny_model, tiny_vae
-from zero2hero_ext.nodes.host_unet import HostUNet
-from zero2hero_ext.zero2hero_core.tiny.model import load_tiny
-from zero2hero_ext.zero2hero_core.tiny.scenes import Scene, split_seed
-from zero2hero_ext.zero2hero_core.zero_stage import ZeroStage, ZeroStageSettings
+from zero2hero_ext.nodes.host.tiny import tiny_conditioning, tiny_model, tiny_vae
+from zero2hero_ext.nodes.host.unet import HostUNet
+from zero2hero_ext.zero2hero_core.tiny.scenes.scene import Scene, split_seed
+from zero2hero_ext.zero2hero_core.tiny.unet import load_tiny
+from zero2hero_ext.zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 
 with torch.inference_mode():
     scene = Scene(split_seed("test", 0), 3, 128)

@@ -1,0 +1,1 @@
+"""All that knows ComfyUI: its models, its services, its sockets."""

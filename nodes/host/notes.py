@@ -1,0 +1,38 @@
+"""What a node says aloud: in the host's log, on the node, and in its outputs."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from .services import io
+
+
+class Notes:
+    """Texts of one run of a node. The node's schema must ask for the hidden `unique_id` to show them on the node."""
+
+    def __init__(self, node: type[io.ComfyNode]) -> None:
+        self._name, self._hidden = node.__name__, node.hidden
+        self.lines: list[str] = []
+
+    def say(self, text: str) -> None:
+        """Show a line on the node."""
+        self.lines.append(text)
+        self._show()
+
+    def warn(self, text: str) -> None:
+        """Show a line on the node and write it to the host's log as a warning."""
+        logging.warning("%s: %s", self._name, text)
+        self.say(f"Note: {text}")
+
+    def _show(self) -> None:
+        server = getattr(getattr(sys.modules.get("server"), "PromptServer", None), "instance", None)
+        node_id = getattr(self._hidden, "unique_id", None)
+        if server is not None and node_id is not None:
+            server.send_progress_text("\n".join(self.lines), node_id)
+
+    def ui(self, preview: Any = None) -> dict[str, Any]:
+        """For `io.NodeOutput(ui=...)`: the lines, and the pictures of a `ui.PreviewImage`."""
+        shown = {} if preview is None else preview.as_dict()
+        return shown | ({"text": ("\n".join(self.lines),)} if self.lines else {})

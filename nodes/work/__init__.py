@@ -1,0 +1,1 @@
+"""What each node does: sockets in, a core job, sockets out."""

@@ -1,0 +1,56 @@
+"""Other lights on the training pair."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zero2hero_core.checks import InputError, ShapeError
+from zero2hero_core.hero_stage.training.relight import relight
+
+
+def grey(level: float, count: int = 2) -> torch.Tensor:
+    return torch.full((count, 3, 8, 12), level)
+
+
+def test_all_pictures_get_the_same_light():
+    pictures = torch.rand(2, 3, 8, 12) * 0.1  # dark: nothing is cut off at 1
+    lit = relight(pictures, torch.Generator().manual_seed(0))
+    gain = lit / pictures
+    assert torch.allclose(gain[0], gain[1], rtol=1e-4) and float((gain - 1).abs().max()) > 0.01
+
+
+def test_the_light_is_smooth_and_of_the_strength_that_is_told():
+    gains = []
+    for seed in range(64):
+        dark = torch.full((1, 3, 48, 64), 0.01)
+        gain = (relight(dark, torch.Generator().manual_seed(seed))[0] / 0.01).log()
+        tint = gain[:, :1, :1]
+        assert torch.allclose(gain - tint, (gain - tint)[:1].expand_as(gain), atol=1e-4)  # one field for all channels
+        assert float(gain.diff(dim=1).abs().max()) < 0.12 and float(gain.diff(dim=2).abs().max()) < 0.09
+        gains.append(gain)
+    values = torch.stack(gains)
+    expected = (0.2**2 + 2 * 0.2**2 / 3 + 0.2**2 / 2 + 0.05**2) ** 0.5
+    assert float(values.std(0).mean()) == pytest.approx(expected, rel=0.25)
+    assert float(values.std((2, 3)).mean()) > 0.1  # it is not the exposure alone
+
+
+def test_strength_0_changes_nothing_and_more_changes_more():
+    pictures = grey(0.2)
+    changes = [
+        float((relight(pictures, torch.Generator().manual_seed(1), strength) - pictures).abs().mean())
+        for strength in (0.0, 0.5, 1.0)
+    ]
+    assert changes[0] == 0 and changes[0] < changes[1] < changes[2]
+
+
+def test_values_stay_in_range():
+    lit = relight(grey(0.9, 8), torch.Generator().manual_seed(0), 3.0)
+    assert float(lit.max()) <= 1 and float(lit.min()) >= 0
+
+
+def test_bad_values_are_refused():
+    with pytest.raises(InputError, match="light"):
+        relight(grey(0.1), torch.Generator(), -1.0)
+    with pytest.raises(ShapeError, match="pictures"):
+        relight(torch.rand(3, 8, 8), torch.Generator())

@@ -1,0 +1,118 @@
+"""Resizing, image modes, and colour of decoded frames."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from zero2hero_core.video.resize import target_size
+from zero2hero_core.video.source import open_frames, read_image, read_mask, resize_frames
+
+
+@pytest.mark.parametrize(
+    ("source_hw", "size", "multiple", "expected"),
+    [
+        ((718, 718), None, 8, (720, 720)),
+        ((480, 853), 256, 8, (256, 456)),
+        ((853, 480), 250, 8, (440, 248)),
+        ((100, 100), (33, 70), 16, (32, 64)),
+        ((100, 100), 3, 8, (8, 8)),
+        ((101, 99), None, 1, (101, 99)),
+    ],
+)
+def test_sizes_are_rounded_to_the_multiple(source_hw, size, multiple, expected):
+    assert target_size(source_hw, size, multiple) == expected
+
+
+def test_policies():
+    ramp = torch.linspace(0, 1, 40).expand(1, 3, 20, 40)  # 20 x 40, grey rises to the right
+    stretched, cropped, padded = (resize_frames(ramp, (20, 20), policy)[0, 0] for policy in ("resize", "crop", "pad"))
+    assert torch.allclose(stretched[10, [1, 18]], ramp[0, 0, 0].view(20, 2).mean(1)[[1, 18]], atol=2e-3)  # half pixels
+    assert torch.equal(cropped, ramp[0, 0, :, 10:30])
+    assert torch.allclose(padded[0], padded[5], atol=1e-6)
+    assert torch.allclose(padded[5:15], resize_frames(ramp, (10, 20), "resize")[0, 0])
+    assert resize_frames(ramp, (20, 40)) is ramp
+
+
+def test_resizing_is_antialiased():
+    stripes = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
+    assert float(resize_frames(stripes, (20, 20))[..., 4:-4, 4:-4].std()) < 0.05  # 0.36 when not antialiased
+
+
+def test_image_modes(tmp_path):
+    grey16 = np.array([[0, 30000], [513, 65535]], np.uint16)
+    Image.fromarray(grey16).save(tmp_path / "grey16.png")
+    assert torch.equal(read_image(tmp_path / "grey16.png")[1], torch.from_numpy(grey16.astype(np.float32) / 65535))
+    Image.new("RGBA", (2, 2), (200, 100, 50, 51)).save(tmp_path / "alpha.png")
+    assert torch.allclose(read_image(tmp_path / "alpha.png")[:, 0, 0] * 255, torch.tensor([40.0, 20.0, 10.0]))
+    Image.new("RGB", (2, 2), (255, 0, 51)).quantize(4).save(tmp_path / "palette.png")
+    assert torch.allclose(read_image(tmp_path / "palette.png")[:, 0, 0] * 255, torch.tensor([255.0, 0.0, 51.0]))
+    Image.new("1", (2, 2), 1).save(tmp_path / "mask.png")
+    assert torch.equal(read_mask(tmp_path / "mask.png"), torch.ones(1, 2, 2))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.new("RGB", (40, 20)).save(tmp_path / "phone.jpg", exif=turned)
+    assert read_image(tmp_path / "phone.jpg").shape == (3, 40, 20)
+    assert open_frames(tmp_path / "phone.jpg").size_hw == (40, 24)
+
+
+def test_sixteen_bit_colour_png_keeps_its_depth(tmp_path):
+    pixels = np.arange(48, dtype=np.uint16).reshape(4, 4, 3) * 1111
+    encoder = av.CodecContext.create("png", "w")
+    encoder.height, encoder.width, encoder.pix_fmt, encoder.time_base = 4, 4, "rgb48be", Fraction(1)
+    packets = encoder.encode(av.VideoFrame.from_ndarray(pixels, format="rgb48le").reformat(format="rgb48be"))
+    (tmp_path / "deep.png").write_bytes(b"".join(bytes(packet) for packet in packets + encoder.encode(None)))
+    expected = torch.from_numpy(pixels.astype(np.float32) / 65535).permute(2, 0, 1)
+    assert torch.allclose(read_image(tmp_path / "deep.png"), expected, atol=1e-7)
+
+
+def yuv_frame(yuv, size_hw=(32, 32), pix_fmt="yuv420p", depth=8) -> av.VideoFrame:
+    frame = av.VideoFrame(size_hw[1], size_hw[0], pix_fmt)
+    for plane, value in zip(frame.planes, yuv, strict=True):
+        plane.update(np.full(plane.buffer_size // (1 if depth == 8 else 2), value, "u1" if depth == 8 else "<u2"))
+    return frame
+
+
+# Studio-range red: R = 191/255, G = B = 16/255 in each matrix, from the equations of BT.601 and BT.709.
+# python: kr, kb = .2126, .0722; r, g, b = 191/255, 16/255, 16/255; y = kr*r + (1-kr-kb)*g + kb*b
+#         [16 + 219*y, 128 + 112*(b - y)/(1 - kb), 128 + 112*(r - y)/(1 - kr)]
+@pytest.mark.parametrize(
+    ("tags", "size_hw", "yuv"),
+    [
+        ({"colorspace": 1, "color_range": 1}, (32, 32), (61.69, 110.20, 204.86)),
+        ({"colorspace": 5, "color_range": 1}, (32, 32), (74.68, 102.06, 204.86)),
+        ({}, (32, 32), (74.68, 102.06, 204.86)),  # untagged, small: BT.601
+        ({}, (720, 32), (61.69, 110.20, 204.86)),  # untagged, HD: BT.709
+        ({"colorspace": 1, "color_range": 2}, (32, 32), (53.20, 107.73, 215.5)),
+    ],
+)
+def test_matrix_and_range_follow_the_tags(tmp_path, tags, size_hw, yuv):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.height, stream.width, stream.pix_fmt = *size_hw, "yuv420p"
+        for name, value in tags.items():
+            setattr(stream.codec_context, name, value)
+        frame = yuv_frame([round(value) for value in yuv], size_hw)
+        frame.colorspace, frame.color_range = tags.get("colorspace", 2), tags.get("color_range", 0)
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    color = open_frames(path)[0].mean((1, 2)) * 255
+    assert color.tolist() == pytest.approx([191, 16, 16], abs=1.6)  # YUV was rounded
+
+
+def test_ten_bits_are_kept(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuv420p10le"
+        for luma in (64, 501, 502, 940):
+            container.mux(stream.encode(yuv_frame((luma, 512, 512), pix_fmt="yuv420p10le", depth=10)))
+        container.mux(stream.encode(None))
+    means = [float(frame.mean()) for frame in open_frames(path)]
+    assert means == pytest.approx([0, 437 / 876, 438 / 876, 1], abs=1e-6)

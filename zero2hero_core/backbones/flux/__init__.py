@@ -1,0 +1,1 @@
+"""Diffusion transformers of the FLUX family: loading, one surface for the stages."""

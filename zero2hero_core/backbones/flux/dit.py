@@ -1,0 +1,244 @@
+"""Diffusion transformers of the FLUX family behind the small call surface that Hero-Stage uses.
+
+The model itself stays as it is; an attention processor on every attention layer hands query, key and value (after
+normalisation and rotary embedding, text rows first) to a hook when one is given. Layers are numbered in the order in
+which they run: double blocks, then single blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ...attention.conditions import (
+    Condition,
+    ConditionCapture,
+    ConditionInject,
+    PassEnds,
+    from_tokens,
+    pack_latents,
+    position_ids,
+    to_tokens,
+    unpack_latents,
+)
+from ...diffusion.flow_matching import flux1_mu, flux2_mu
+from ..sd.unet import AttentionHook, HookSlot
+from .attention import attention_layers, install_hooks
+
+
+@dataclass(frozen=True)
+class TextEmbedding:
+    """What the text encoders gave: tokens (1 or B, T, D), and pooled (1 or B, P) where the family has it."""
+
+    tokens: torch.Tensor
+    pooled: torch.Tensor | None = None
+
+
+class LatentCodec(Protocol):
+    """Pictures <-> the packed latents that the transformer works on."""
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> packed latents (N, C, h, w), float32."""
+        ...
+
+    def decode(self, packed: torch.Tensor) -> torch.Tensor:
+        """Packed latents -> images (N, 3, H, W) in [0, 1]."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """What differs between the model families.
+
+    condition_times: value of the time axis in the position ids of condition 0, 1, ...: 0 as the noise tokens for
+    FLUX.1 (authors' choice); FLUX.2 was trained with reference images at 10, 20, ...
+    numbers_text: FLUX.2 numbers text tokens on the last axis; FLUX.1 leaves them at 0.
+    mu: shift of the sampling noise levels from the number of noise tokens and of steps; None for none.
+    """
+
+    name: str
+    axes: int
+    condition_times: Callable[[int], float]
+    numbers_text: bool
+    has_pooled: bool
+    mu: Callable[[int, int], float] | None = None
+
+
+def _same_time(index: int) -> float:
+    return 0.0
+
+
+def _later_times(index: int) -> float:
+    return 10.0 * (index + 1)
+
+
+FLUX1 = Family("flux1", 3, _same_time, numbers_text=False, has_pooled=True, mu=flux1_mu)
+FLUX2 = Family("flux2", 4, _later_times, numbers_text=True, has_pooled=False, mu=flux2_mu)
+TINY = Family("tiny", 3, _later_times, numbers_text=False, has_pooled=True)
+
+
+class DiTBackbone:
+    """A FLUX transformer, its latent codec and its empty prompt.
+
+    Args:
+        transformer: diffusers `FluxTransformer2DModel` or `Flux2Transformer2DModel`.
+        family: see `Family`.
+        codec: pictures <-> packed latents; None when only latents are worked on.
+        text: default text embedding.
+        recommended: what suits the model where the user says nothing ("rank", "learning_rate", "draws", "steps",
+            "num_inference_steps", "samples" ...).
+    """
+
+    multiple = 16  # sides of pictures: the autoencoder's cell of 8 pixels, packed 2 x 2
+
+    def __init__(
+        self,
+        transformer: Any,
+        family: Family,
+        *,
+        codec: LatentCodec | None = None,
+        text: TextEmbedding,
+        name: str = "",
+        recommended: Mapping[str, Any] | None = None,
+    ):
+        self.transformer, self.family, self.text = transformer, family, text
+        self.recommended = dict(recommended or {})
+        self.name = name or family.name
+        self._codec = codec
+        self.slot: HookSlot = install_hooks(transformer)
+        self.layers = attention_layers(transformer)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the transformer is."""
+        return next(self.transformer.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type that activations are computed in."""
+        return self.transformer.x_embedder.weight.dtype
+
+    @property
+    def channels(self) -> int:
+        """Channels C of packed latents."""
+        return self.transformer.config.in_channels
+
+    @contextmanager
+    def hooked(self, hook: AttentionHook | None) -> Iterator[None]:
+        """Run passes with a hook on every attention layer."""
+        before, self.slot.hook = self.slot.hook, hook
+        try:
+            yield
+        finally:
+            self.slot.hook = before
+
+    def _run(
+        self,
+        packed: torch.Tensor,
+        sigma: torch.Tensor,
+        guidance: float | torch.Tensor,
+        ids: torch.Tensor,
+        text: TextEmbedding,
+    ) -> torch.Tensor:
+        """One pass: packed latents (N, C, h, w), sigma (N,) in [0, 1] -> velocity of the same shape, float32."""
+        count, device, dtype = len(packed), self.device, self.dtype
+        words = text.tokens.to(device, dtype).expand(count, -1, -1)
+        text_ids = torch.zeros(words.shape[1], self.family.axes, device=device)
+        if self.family.numbers_text:
+            text_ids[:, -1] = torch.arange(words.shape[1], device=device)
+        given: dict[str, Any] = {}
+        if self.family.has_pooled:
+            assert text.pooled is not None
+            given["pooled_projections"] = text.pooled.to(device, dtype).expand(count, -1)
+        if getattr(self.transformer.config, "guidance_embeds", False):
+            given["guidance"] = torch.as_tensor(guidance, dtype=torch.float32, device=device).expand(count)
+        out = self.transformer(
+            hidden_states=to_tokens(packed.to(device, dtype)),
+            encoder_hidden_states=words,
+            timestep=sigma.to(device, torch.float32),
+            img_ids=ids.to(device),
+            txt_ids=text_ids,
+            return_dict=False,
+            **given,
+        )[0]
+        return from_tokens(out.float(), (packed.shape[2], packed.shape[3]))
+
+    def condition(
+        self,
+        packed: torch.Tensor,
+        index: int,
+        noise_hw: tuple[int, int],
+        *,
+        guidance: float | torch.Tensor,
+        text: TextEmbedding | None = None,
+        strength: float = 1.0,
+    ) -> Condition:
+        """Condition pass `index` of images given as packed latents (N, C, h, w): timestep 0, attention to itself.
+
+        The caller has that condition's LoRA switched on. Args: noise_hw: grid of the noisy latents.
+        """
+        given = text or self.text
+        blank = TextEmbedding(given.tokens[:1, :1] * 0, given.pooled)  # the text stream goes unread here
+        ids = position_ids(
+            (packed.shape[2], packed.shape[3]),
+            self.family.axes,
+            like_hw=noise_hw,
+            time=self.family.condition_times(index),
+        )
+        recomputed = self.transformer.gradient_checkpointing and torch.is_grad_enabled()  # must run to their ends
+        hook = ConditionCapture(text_tokens=1, last=None if recomputed else len(self.layers) - 1)
+        with self.hooked(hook), suppress(PassEnds):
+            self._run(packed, torch.zeros(len(packed)), guidance, ids, blank)
+        return Condition(hook.captured, strength)
+
+    def velocity(
+        self,
+        packed: torch.Tensor,
+        sigma: torch.Tensor,
+        conditions: Sequence[Condition] = (),
+        *,
+        guidance: float | torch.Tensor,
+        text: TextEmbedding | None = None,
+    ) -> torch.Tensor:
+        """Flow-matching velocity (noise - latents) of noisy packed latents, (N, C, h, w), float32.
+
+        Args: sigma: (N,) in [0, 1]; conditions: what `condition` returned, in their order.
+        """
+        ids = position_ids((packed.shape[2], packed.shape[3]), self.family.axes)
+        with self.hooked(ConditionInject(conditions) if conditions else None):
+            return self._run(packed, sigma, guidance, ids, text or self.text)
+
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> packed latents (N, C, h, w), float32."""
+        assert self._codec is not None
+        return self._codec.encode(images)
+
+    def decode(self, packed: torch.Tensor) -> torch.Tensor:
+        """Packed latents -> images (N, 3, H, W) in [0, 1]."""
+        assert self._codec is not None
+        return self._codec.decode(packed)
+
+
+class PlainCodec:
+    """Codec over an autoencoder with diffusers' surface: latents shifted, scaled and packed 2 x 2 (FLUX.1, tiny)."""
+
+    def __init__(self, vae: Any, *, scaling_factor: float, shift_factor: float = 0.0):
+        self.vae, self.scaling_factor, self.shift_factor = vae, scaling_factor, shift_factor
+
+    @torch.no_grad()
+    def encode(self, images: torch.Tensor) -> torch.Tensor:
+        """Most likely latents of images (N, 3, H, W) in [0, 1], packed."""
+        weight = next(self.vae.parameters())
+        latents = self.vae.encode(images.to(weight) * 2 - 1).latent_dist.mode().float()
+        return pack_latents((latents - self.shift_factor) * self.scaling_factor)
+
+    @torch.no_grad()
+    def decode(self, packed: torch.Tensor) -> torch.Tensor:
+        """Images (N, 3, H, W) in [0, 1], float32."""
+        weight = next(self.vae.parameters())
+        latents = unpack_latents(packed) / self.scaling_factor + self.shift_factor
+        return (self.vae.decode(latents.to(weight)).sample.float() / 2 + 0.5).clamp(0, 1)

@@ -1,0 +1,1 @@
+"""UNets of the Stable Diffusion family: loading, one surface for the stages."""

@@ -1,0 +1,1 @@
+"""The command line: parsers and console; the work is done by `jobs` and `evaluation`."""

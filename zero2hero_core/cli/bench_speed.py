@@ -1,0 +1,196 @@
+"""`zero2hero bench speed` and `zero2hero bench memory`: what Zero-Stage and Hero-Stage cost."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from ..checks import InputError
+from ..evaluation.speed.memory_cases import MemoryCases
+from ..evaluation.speed.speed_settings import COUNTED, DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
+from ..files.json_file import write_json
+from . import console as cli_shared
+from .options import whole
+
+SPEED = """\
+Both sides run in one process on equal weights, in turns. Real sizes (sd15, klein, flux1) get random weights. What is
+stored in DIR/results/speed_*.json is joined with what lies there, and DIR/RESULTS.md is written again. Without options
+both stages of the tiny models are timed.
+
+examples:
+  zero2hero bench speed --out benchmarks
+  zero2hero bench speed --out benchmarks --part zero --model sd15 --size 256 --steps 20 --frames 3
+  zero2hero bench speed --out benchmarks --part hero --model klein flux1 --device cuda
+  zero2hero bench speed --out benchmarks --model sd15 klein flux1 --count
+"""
+MEMORY = """\
+Computed figures need no GPU and no time. They are stored in DIR/results/memory_*.json, and DIR/RESULTS.md is written
+again.
+
+examples:
+  zero2hero bench memory --out benchmarks
+  zero2hero bench memory --out benchmarks --count
+  zero2hero bench memory --out benchmarks --model klein --size 512 --rank 32 --measure --device cuda
+"""
+
+
+def add_parsers(commands: Any) -> None:
+    """Register both commands."""
+    speed = commands.add_parser("speed", help="seconds against a straightforward rendering", epilog=SPEED)
+    speed.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and of results")
+    _add_speed_options(speed)
+    cli_shared.add_common(speed)
+    speed.set_defaults(func=run_speed)
+    memory = commands.add_parser("memory", help="memory of training at real sizes", epilog=MEMORY)
+    memory.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and of results")
+    memory.add_argument("--model", nargs="+", choices=MODELS["hero"][1:], help="(default: all)")
+    memory.add_argument("--size", type=whole(16), nargs="+", metavar="N", help="(default: 256 512 768 1024)")
+    memory.add_argument("--rank", type=whole(1), nargs="+", metavar="R", help="of the LoRA (default: 32 128)")
+    memory.add_argument("--weights", nargs="+", choices=("bf16", "fp8", "nf4"), help="forms (default: all)")
+    memory.add_argument("--count", action="store_true", help="count with tensors without content too (minutes)")
+    memory.add_argument("--measure", action="store_true", help="run the step on random weights too (needs a GPU)")
+    memory.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="for --measure (default: cuda)")
+    cli_shared.add_common(memory)
+    memory.set_defaults(func=run_memory)
+
+
+def _add_speed_options(speed: argparse.ArgumentParser) -> None:
+    models = tuple(dict.fromkeys(model for known in MODELS.values() for model in known))
+    speed.add_argument("--part", nargs="+", choices=tuple(MODELS), help="stages (default: all that the model has)")
+    speed.add_argument("--model", nargs="+", choices=models, default=["tiny"], help="(default: tiny)")
+    speed.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
+    speed.add_argument("--count", action="store_true", help="count multiply-adds, take no times")
+    speed.add_argument(
+        "--size", type=whole(16), nargs="+", metavar="N", help="sides in pixels (default: what suits the model)"
+    )
+    speed.add_argument("--steps", type=whole(1), metavar="N", help="DDIM or sampling steps (default: as for --size)")
+    speed.add_argument("--turns", type=whole(1), metavar="N", help="runs of each side (default: as for --size)")
+    speed.add_argument("--threads", type=whole(1), default=1, metavar="N", help="CPU threads")
+    speed.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of pictures, weights and draws")
+    zero = speed.add_argument_group("zero")
+    zero.add_argument("--frames", type=whole(1), metavar="N", help="length of the clip (default: as for --size)")
+    zero.add_argument("--k", type=int, default=1, metavar="K", help="reference tokens per token, -1 for all")
+    zero.add_argument("--ensemble", type=whole(1), default=8, metavar="N", help="noise draws of the features")
+    zero.add_argument("--batch", type=whole(1), default=4, metavar="N", help="frames that ours edits at once")
+    hero = speed.add_argument_group("hero")
+    hero.add_argument("--draws", type=whole(1), nargs="+", metavar="N", help="noise levels of a training step")
+    hero.add_argument("--rank", type=whole(1), metavar="R", help="of the LoRA (default: tiny 16, others 32)")
+    hero.add_argument("--dtype", choices=DTYPES, help="of real sizes (default: bfloat16 on a GPU, else float32)")
+    hero.add_argument(
+        "--blocks", type=whole(1), nargs=2, metavar="N", help="fewer double and single blocks: no goal is judged"
+    )
+
+
+def run_speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Time, store, write the page; returns the rows. A row whose sides do not compute the same is a problem and is not
+    stored."""
+    from ..evaluation.page import stored
+    from ..evaluation.page.report_speed import row_text
+    from ..evaluation.speed.agreement import disagreement
+    from ..evaluation.speed.hero_flops import counted_rows
+    from ..evaluation.speed.hero_speed import hero_rows
+    from ..evaluation.speed.zero_speed import counted_rows as counted_zero_rows
+    from ..evaluation.speed.zero_speed import zero_rows
+
+    started = time.perf_counter()
+    jobs = _jobs(args)
+    _check_cuda("--device cuda", args.device)
+    cli_shared.output_folder(args.out / "results", overwrite=True, results=())
+    report: dict[str, Any] = {"command": "bench speed", "rows": [], "problems": []}
+
+    def tell(row: dict[str, Any]) -> None:
+        cli_shared.say(args, row_text(row))
+        if wrong := disagreement(row):
+            report["problems"].append(wrong)
+
+    place = COUNTED if args.count else args.device
+    for settings in jobs:
+        if isinstance(settings, ZeroSpeed):
+            part, rows = "zero", counted_zero_rows(settings, tell) if args.count else zero_rows(settings, tell)
+        else:
+            part, rows = "hero", counted_rows(settings, tell) if args.count else hero_rows(settings, tell)
+        path = args.out / "results" / f"speed_{part}_{settings.model}_{place}.json"
+        write_json(path, stored.join_speed(_known(path), [row for row in rows if not disagreement(row)]))
+        report["rows"] += rows
+    return _finish(args, report, started)
+
+
+def _jobs(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
+    """What to time: each stage that is asked for on each model that it has. Raises: InputError when that is nothing."""
+    if args.count and args.blocks:
+        raise InputError("--count: counts whole models, got --blocks.")
+    parts = args.part or list(MODELS)
+    for model in args.model:
+        if not any(model in MODELS[part] for part in parts):
+            known = ", ".join(name for part in parts for name in MODELS[part])
+            raise InputError(f"--model: expected some of {known} for --part {' '.join(parts)}, got {model}.")
+    cases = [(part, model) for part in parts for model in args.model if model in MODELS[part]]
+    return [_zero_settings(args, model) if part == "zero" else _hero_settings(args, model) for part, model in cases]
+
+
+def _given(args: argparse.Namespace, model: str, names: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    chosen = {name: known[name] for name in names} | given
+    return {"model": model, "device": args.device, "sizes": tuple(args.size or known["sizes"]), **chosen}
+
+
+def _zero_settings(args: argparse.Namespace, model: str) -> ZeroSpeed:
+    names = ("frames", "steps", "turns", "threads", "seed", "k", "ensemble", "batch")
+    return ZeroSpeed(**_given(args, model, names, defaults("zero", model, COUNTED if args.count else args.device)))
+
+
+def _hero_settings(args: argparse.Namespace, model: str) -> HeroSpeed:
+    known = defaults("hero", model, args.device)
+    chosen = _given(args, model, ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks"), known)
+    training = known["training"]
+    if args.size or args.draws:
+        training = tuple((size, draws) for size in chosen["sizes"] for draws in args.draws or (1,))
+    blocks = tuple(chosen["blocks"]) if chosen["blocks"] else None
+    return HeroSpeed(**{**chosen, "blocks": blocks, "training": training})
+
+
+def _check_cuda(option: str, device: str) -> None:
+    """Raises: InputError where there is no GPU."""
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"{option}: expected a CUDA device, found none here.")
+
+
+def run_memory(args: argparse.Namespace) -> dict[str, Any]:
+    """Compute, count or measure, store, write the page; returns the report."""
+    from ..evaluation.page import stored
+    from ..evaluation.page.report_speed import memory_text
+    from ..evaluation.speed.hero_memory import memory_report
+
+    started = time.perf_counter()
+    if args.measure:
+        if args.device == "cpu":
+            raise InputError("--measure: expected --device cuda, got cpu; without --measure figures are computed.")
+        _check_cuda("--measure", args.device)
+    cases = _memory_cases(args)
+    cli_shared.output_folder(args.out / "results", overwrite=True, results=())
+    report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
+    path = args.out / "results" / f"memory_{cases.kind}.json"
+    write_json(path, stored.join_memory(_known(path), report))
+    return _finish(args, {"command": "bench memory", **report}, started)
+
+
+def _memory_cases(args: argparse.Namespace) -> MemoryCases:
+    given = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
+    chosen = {name: tuple(value) for name, value in given.items() if value}
+    return MemoryCases(**chosen, count=args.count, measure=args.measure, device=args.device)
+
+
+def _known(path: Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def _finish(args: argparse.Namespace, report: dict[str, Any], started: float) -> dict[str, Any]:
+    from ..evaluation.page.report import write_page
+
+    write_page(args.out)
+    return report | {"seconds": {"total": round(time.perf_counter() - started, 1)}}

@@ -1,0 +1,83 @@
+"""What the `zero2hero dataset` commands share: output options, and the tasks of one run."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .console import add_common, progress, say
+
+if TYPE_CHECKING:
+    from ..evaluation.dataset.info import TaskInfo
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """--out, what to do about an earlier run, and the options that every command has."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    again = output.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="keep the tasks that are made already")
+    again.add_argument("--overwrite", action="store_true", help="replace tasks of the same name")
+    add_common(parser)
+
+
+class DatasetJob:
+    """The tasks of one command: progress, what is kept, the list of all tasks, the report. Use it in a `with` block."""
+
+    def __init__(self, args: argparse.Namespace, total: int) -> None:
+        from ..jobs.clip import check_folder
+
+        check_folder(args.out, may_exist=True, remedy="--overwrite")
+        self.args, self._started = args, time.perf_counter()
+        self.tasks: list[dict[str, Any]] = []
+        self._bar = progress(args)
+        self._row = self._bar.add_task("frames", total=total)
+
+    def __enter__(self) -> DatasetJob:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bar.stop()
+
+    def make(self, info: TaskInfo, write: Callable[..., dict[str, Any] | None], *material: Any, **options: Any) -> None:
+        """Make one task with `write(writer, *material, progress=...)`, unless --resume finds it made."""
+        from ..evaluation.dataset.writer import TaskWriter, is_made
+
+        reused = bool(self.args.resume and is_made(self.args.out / info.name, info))
+        facts = None
+        if reused:
+            self._bar.advance(self._row, info.frames)
+        else:
+            with TaskWriter(self.args.out, info, overwrite=self.args.overwrite) as writer:
+                facts = write(writer, *material, progress=lambda: self._bar.advance(self._row), **options)
+        row = {
+            "name": info.name,
+            "folder": str(self.args.out / info.name),
+            "kind": info.kind,
+            "appearance": info.appearance,
+            "frames": info.frames,
+            "truth_frames": len(info.truth_frames),
+            "size": [info.size_hw[1], info.size_hw[0]],
+            "reused": reused,
+        }
+        self.tasks.append(row | (facts or {}))
+
+    def report(self) -> dict[str, Any]:
+        """List all tasks of the folder in zero.json; return what the command has done."""
+        from ..evaluation.dataset.writer import INDEX, write_index
+
+        write_index(self.args.out)
+        reused = sum(row["reused"] for row in self.tasks)
+        kept = f" ({reused} from before)" if reused else ""
+        say(self.args, f"{len(self.tasks)} tasks{kept}: {self.args.out}")
+        return {
+            "command": f"dataset {self.args.dataset_command}",
+            "out": str(self.args.out),
+            "index": str(self.args.out / INDEX),
+            "tasks": self.tasks,
+            "seconds": {"total": round(time.perf_counter() - self._started, 3)},
+        }

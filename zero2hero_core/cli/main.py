@@ -1,0 +1,142 @@
+"""The command line: `zero2hero COMMAND ...` or `python -m zero2hero_core COMMAND ...`.
+
+Each `cli_<command>.py` has `add_parser(subparsers)`, which sets `func`, and `run(args)`, which does the work and
+returns the report that `--json` writes. A report whose list `problems` is not empty counts as failed work. Exit status:
+0; 1, the work failed or was interrupted; 2, bad arguments or input. An error is one line on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import __version__
+from ..checks import InputError, Zero2HeroError
+from ..files.json_file import write_json
+from . import (
+    ablate as cli_ablate,
+)
+from . import (
+    bench as cli_bench,
+)
+from . import (
+    correspond as cli_correspond,
+)
+from . import (
+    dataset as cli_dataset,
+)
+from . import (
+    demo as cli_demo,
+)
+from . import (
+    doctor as cli_doctor,
+)
+from . import (
+    edit as cli_edit,
+)
+from . import (
+    hero as cli_hero,
+)
+from . import (
+    tiny as cli_tiny,
+)
+from . import (
+    zero as cli_zero,
+)
+from .options import Parser, fill_preset
+
+EXAMPLES = """\
+examples:
+  zero2hero doctor
+  zero2hero demo --out demo
+  zero2hero edit --tiny --video clip.mp4 --anchor 0 --reference edited.png --out result
+  zero2hero edit --zero-model sd15.safetensors --hero-model FLUX.2-klein-base-4B --video clip.mp4 --anchor 0 \
+      --reference edited.png --out result
+
+Exit status: 0, or 1 when the work failed or was interrupted, or 2 for bad arguments or input.
+"""
+_NO_PLACE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST)
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser with all its commands."""
+    parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
+    parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
+    for module in (
+        cli_doctor,
+        cli_demo,
+        cli_edit,
+        cli_zero,
+        cli_correspond,
+        cli_hero,
+        cli_ablate,
+        cli_bench,
+        cli_dataset,
+        cli_tiny,
+    ):
+        module.add_parser(commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit status (0, 1 or 2)."""
+    args = argparse.Namespace(debug="--debug" in (sys.argv[1:] if argv is None else argv), json=None)
+    try:
+        build_parser().parse_args(argv, args)
+        fill_preset(args)
+        if args.json is not None:
+            _check_report_path(args.json)
+        report: dict[str, Any] = args.func(args)
+        if args.json is not None:
+            args.json.parent.mkdir(parents=True, exist_ok=True)
+            write_json(args.json, report)
+    except SystemExit as stop:  # argparse, after --help and --version
+        return 2 if stop.code else 0
+    except KeyboardInterrupt:
+        return _fail(args, "interrupted; nothing half-written was left.", 1)
+    except Exception as error:
+        return _fail(args, *_describe(error))
+    problems = report.get("problems") or []
+    return _fail(args, " ".join(problems), 1) if problems else 0
+
+
+def _fail(args: argparse.Namespace, message: str, status: int) -> int:
+    if args.debug and sys.exc_info()[0] is not None:
+        traceback.print_exc()
+    print(f"zero2hero: error: {' '.join(message.splitlines())}", file=sys.stderr, flush=True)
+    return status
+
+
+def _describe(error: Exception) -> tuple[str, int]:
+    """The line to print and the exit status."""
+    if isinstance(error, Zero2HeroError):
+        return str(error), error.exit_status
+    if isinstance(error, OSError):
+        place = f"{error.filename}: " if error.filename else ""
+        if error.errno in _FULL:
+            return f"{place}no space left on the disk; free some and repeat.", 1
+        remedy = "check the path and its permissions."
+        return f"{place}{error.strerror or error}; {remedy}", 2 if error.errno in _NO_PLACE else 1
+    if isinstance(error, MemoryError) or any(text in str(error) for text in ("can't allocate memory", "out of memory")):
+        return "out of memory: use a smaller --size or --batch, or close other programs.", 1
+    kind = type(error).__name__
+    return f"unexpected {kind}: {error} (a fault of the program: report what it prints with --debug).", 1
+
+
+def _check_report_path(path: Path) -> None:
+    """Notice before the work that its report could not be written."""
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if path.is_dir() or not parent.is_dir():
+        problem = "it is a folder" if path.is_dir() else f"{parent} is no folder"
+        raise InputError(f"--json {path}: expected the name of a file to write, but {problem}.")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,218 @@
+"""Options that several commands have, the kinds of their values, and the parser class. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from ..checks import InputError
+from .console import tokens
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Shows defaults, except those that say nothing or are told already; examples keep their lines."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        silent = action.default is None or isinstance(action.default, bool) or action.default == ""
+        return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that shows defaults, knows no abbreviations, and whose errors are exceptions."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **{"formatter_class": HelpFormatter, "allow_abbrev": False, **kwargs})
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `InputError`."""
+        raise InputError(f"{message}; see `{self.prog} --help`.")
+
+
+def whole(low: int, high: int | None = None) -> Callable[[str], int]:
+    """A kind of value: whole numbers from `low` (to `high`)."""
+
+    def convert(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = low - 1
+        if value < low or (high is not None and value > high):
+            span = f"from {low} up" if high is None else f"from {low} to {high}"
+            raise argparse.ArgumentTypeError(f"expected a whole number {span}, got '{text}'")
+        return value
+
+    return convert
+
+
+def size_value(text: str) -> int | tuple[int, int]:
+    """A kind of value: "256" (short side) or "448x256" (width x height); returns the short side or (height, width)."""
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise argparse.ArgumentTypeError(f"expected a short side like 512 or width x height like 768x512, got '{text}'")
+    return int(parts[0]) if len(parts) == 1 else (int(parts[1]), int(parts[0]))
+
+
+def number_list(text: str) -> tuple[int, ...]:
+    """A kind of value: numbers and ranges, "3,5,8-11"; returns them sorted, each once."""
+    numbers: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = (piece.strip() for piece in part.partition("-"))
+        last = last if dash else first
+        if not (first.isdecimal() and last.isdecimal()) or int(last) < int(first):
+            raise argparse.ArgumentTypeError(f"expected numbers and ranges like 3,5,8-11, got '{text}'")
+        numbers.update(range(int(first), int(last) + 1))
+    return tuple(sorted(numbers))
+
+
+def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False, anchor: bool = True) -> None:
+    """--video, --anchor and --reference where they are needed, --out, and which frames at which size."""
+    clip = parser.add_argument_group("clip")
+    clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
+    if anchor:
+        clip.add_argument(
+            "--anchor", required=True, type=whole(0), metavar="N", help="index of the frame that was edited, from 0"
+        )
+    if reference:
+        clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
+    clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    add_frame_options(parser, "a multiple of what the model needs (default: as the clip is; 256 with --tiny)")
+
+
+def add_frame_options(parser: argparse.ArgumentParser, rounded: str) -> None:
+    """Which frames of the clip, and at which size. rounded: what the help says of sides."""
+    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
+    frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
+    frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
+    frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
+    frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
+    frames.add_argument(
+        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {rounded}"
+    )
+    frames.add_argument(
+        "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """--tiny or --model, and where to compute."""
+    model = parser.add_argument_group("model", "One of --tiny and --model is needed.")
+    choice = model.add_mutually_exclusive_group(required=True)
+    choice.add_argument(
+        "--tiny", action="store_true", help="the bundled tiny models: for trials and rendered scenes, not real footage"
+    )
+    choice.add_argument(
+        "--model",
+        metavar="PATH",
+        help="Stable Diffusion 1.5 or 2.1: a diffusers folder, a .safetensors file, or hub:owner/name to fetch it",
+    )
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    model.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="auto is float32 on the CPU and for --tiny, else float16",
+    )
+    model.add_argument(
+        "--prediction-type",
+        choices=("auto", "epsilon", "v_prediction"),
+        default="auto",
+        help="what the UNet predicts, where the files do not tell",
+    )
+    model.add_argument(
+        "--empty-embedding", metavar="FILE", help="embedding of the empty prompt, for a model without text encoder"
+    )
+    model.add_argument("--tokenizer", metavar="DIR", help="CLIP tokenizer, for prompts with a single-file model")
+
+
+def add_match_options(parser: argparse.ArgumentParser) -> None:
+    """How frames are matched with the anchor; the defaults are those of `ZeroStageSettings`."""
+    match = parser.add_argument_group("correspondence")
+    match.add_argument(
+        "--k", type=tokens, default=1, metavar="K", help="reference tokens per token: 1 or more, -1 (all) or adaptive"
+    )
+    match.add_argument(
+        "--timestep",
+        type=whole(0, 999),
+        metavar="T",
+        help="noise level at which features are read (default: what suits the model, else 261)",
+    )
+    match.add_argument(
+        "--block",
+        type=whole(0, 3),
+        metavar="B",
+        help="decoder block that they are read from (default: what suits the model, else 1)",
+    )
+    match.add_argument(
+        "--ensemble",
+        type=whole(1, 1024),
+        metavar="N",
+        help="noise draws to average over (default: what suits the model, else 8)",
+    )
+    match.add_argument(
+        "--neighbourhood",
+        type=float,
+        metavar="R",
+        help="search no farther than this share of the longer side (default: everywhere)",
+    )
+    match.add_argument(
+        "--track",
+        action=argparse.BooleanOptionalAction,
+        help="follow parts from frame to frame, or match every frame on its own (default: what suits the model, else "
+        "on its own)",
+    )
+    match.add_argument("--prompt", default="", help="text that describes the clip (default: none)")
+    match.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the feature noise")
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {
+        "timestep": 261,
+        "block": 1,
+        "ensemble": 8,
+        "adain_start": True,
+        "track": False,
+        "rank": 128,
+        "learning_rate": 1e-4,
+        "decay": False,
+        "pairs": 1,
+        "draws": 1,
+        "crop": 1.0,
+        "light": 0.0,
+        "shift": 0,
+        "high_noise": 0.0,
+        "sample_steps": 25,
+        "samples": 1,
+    }
+}
+
+
+def add_preset(parser: argparse.ArgumentParser) -> None:
+    """--preset, which stands for options that are not given."""
+    parser.add_argument(
+        "--preset",
+        choices=("model", *PRESETS),
+        default="model",
+        help="where an option is not given: what suits the model, or the settings of the paper (default: model)",
+    )
+
+
+def fill_preset(args: argparse.Namespace) -> None:
+    """Put the preset's values where the user gave none."""
+    given = vars(args)
+    values = PRESETS.get(given.get("preset", "model"), {})
+    if values and "train_steps" in given:
+        values = values | {"train_steps": 400 if given["mode"] == "explicit" else 600}
+    given |= {name: value for name, value in values.items() if name in given and given[name] is None}
+
+
+def add_output_options(parser: argparse.ArgumentParser) -> None:
+    """The video, and what to do about an earlier run."""
+    output = parser.add_argument_group("output")
+    output.add_argument("--video-name", default="edited.mp4", metavar="NAME", help=".mp4, .mov, .webm or .mkv")
+    output.add_argument("--codec", choices=("h264", "vp9", "ffv1"), help="(default: what the name's suffix suggests)")
+    output.add_argument("--crf", type=whole(0, 63), help="quality, smaller is better (default: 16 H.264, 24 VP9)")
+    output.add_argument("--no-audio", action="store_true", help="leave the clip's sound out")
+    again = output.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
+    again.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")

@@ -1,0 +1,1 @@
+"""The laws of diffusion: DDIM, flow matching, AdaIN."""

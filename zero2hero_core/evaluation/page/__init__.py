@@ -1,0 +1,1 @@
+"""The figures page: tables, plots and pictures of what was measured."""

@@ -1,0 +1,1 @@
+"""How good: methods on tasks, measured."""

@@ -1,0 +1,76 @@
+"""Where the clips of tables come from: the commands that make them, and the tables of clips that a suite has not by
+itself: somebody's footage, and objects that Blender renders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ...checks import InputError
+from ..dataset.info import clip_name
+from .suites import ASK, GENERAL, GREY, METHOD_ROWS, OF_METHODS, TEST, VALIDATION, Suite, Table
+
+OWN, BLENDER = "own-clips", "blender"
+RENDERED = {TEST: ("rendered",), VALIDATION: ("rendered", "--split", "validation"), GENERAL: ("general",)}
+OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Zero-Stage", "Hero-Stage")
+OWN_FRAMES = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
+BLENDER_OBJECTS = ("car", "chair", "dog", "house", "teapot")  # in the order of their tasks' names
+BLENDER_SIZE = ("--size", "256")  # what the tiny models were made for
+
+
+def own_task(video: str) -> str:
+    """Name of the task that is made of somebody's clip."""
+    return f"own-{clip_name(video)}"
+
+
+def own_clips(videos: Sequence[str]) -> Table:
+    """Grey and back to colour on real footage, for which the tiny models were not made.
+
+    Raises: InputError when two videos would have one name.
+    """
+    names = [own_task(video) for video in videos]
+    for place, name in enumerate(names):
+        if name in names[:place]:
+            twice = videos[names.index(name)]
+            raise InputError(f"--own-clips: expected different names, got {twice} and {videos[place]}; rename one.")
+    rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
+    ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
+    title = "Grey to colour, real clips"
+    options = ("--own-clips", *(Path(video).name for video in videos))
+    given: dict[str, Any] = {"clips": len(videos), "videos": tuple(videos), "options": options}
+    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", measures=OF_METHODS, **given)
+
+
+def blender_clips(suite: Suite) -> Table:
+    """Objects that Blender renders, in two appearances (Color-Edit of the paper); no tiny model has seen any."""
+    clips = next(table.clips for table in suite.tables if table.tasks == TEST)
+    title, options = "Blender-Color-Edit", ("--blender", "PYTHON")
+    given: dict[str, Any] = {"clips": clips, "options": options, "measures": OF_METHODS}
+    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", **given)
+
+
+def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: str | None = None) -> list[list[str]]:
+    """Words of `zero2hero dataset`, without --out, that make what tables need in the folder `tasks`.
+
+    Args: blender: a Python that has Blender as a module.
+    """
+    counts: dict[str, int] = {}
+    for table in (table for table in tables if not table.edits):
+        counts[table.tasks] = max(table.clips, counts.get(table.tasks, 0))
+    if GREY in counts:  # they are made of the test clips
+        counts[TEST] = max(counts[GREY], counts.get(TEST, 0))
+    commands = [
+        [*words, "--clips", str(counts[name]), *suite.scenes] for name, words in RENDERED.items() if name in counts
+    ]
+    for table in (table for table in tables if table.edits):
+        chosen = ("--clips", str(table.clips), "--edits", *table.edits, *suite.scenes)
+        commands.append([*RENDERED[table.tasks], *chosen])
+    for index in range(counts.get(GREY, 0)):
+        video = str(tasks / f"{TEST}{index:04d}" / "content")
+        commands.append(["colorize", "--video", video, "--name", f"{GREY}{index:04d}"])
+    if BLENDER in (table.name for table in tables) and blender is not None:
+        objects = BLENDER_OBJECTS[: counts["blender-"]]
+        commands.append(["blender", "--objects", *objects, *BLENDER_SIZE, "--python", blender])
+    videos = [video for table in tables for video in table.videos]
+    return commands + [["colorize", "--video", video, "--name", own_task(video), *OWN_FRAMES] for video in videos]

@@ -1,0 +1,1 @@
+"""Optical flow between frames (DIS, RAFT) and warping along it."""

@@ -1,0 +1,1 @@
+"""The LoRA on condition tokens and its files."""

@@ -1,0 +1,1 @@
+"""Training of the LoRA: pairs, latents, views, steps, checkpoints, log."""

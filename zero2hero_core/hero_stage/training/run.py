@@ -1,0 +1,197 @@
+"""A whole Hero-Stage training in a folder: checkpoints to resume from, LoRA file, log, plot, samples, early stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ...checks import InputError, Zero2HeroError, check_range
+from ...metrics.psnr import psnr
+from ..lora.file import HeroMetadata, save_lora
+from .log import EarlyStop, TrainingLog
+from .trainer import HeroTrainer
+
+STATE, LORA, PLOT, SAMPLES = "state.pt", "hero_lora.safetensors", "training.png", "samples"
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """save_every: steps between checkpoints. evaluate_every: between evaluations. patience: stop after so many
+    evaluations without an improvement of `min_delta` dB on the truth (the anchor where there is none); 0 never stops.
+    """
+
+    save_every: int = 100
+    evaluate_every: int = 200
+    patience: int = 0
+    min_delta: float = 0.05
+
+    def __post_init__(self) -> None:
+        check_range("save every", self.save_every, 1, 1_000_000)
+        check_range("evaluate every", self.evaluate_every, 1, 1_000_000)
+        check_range("patience", self.patience, 0, 1_000_000)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Frames to restore now and then.
+
+    restore: indices -> restored frames (B, 3, H, W). anchor: index and reference (3, H, W): always measured. truths:
+    index -> true frame, where known. zero: index -> Zero-Stage result of the frames with truth, measured for comparison
+    where all of them are there. shown: further frames of the sample pictures.
+    """
+
+    restore: Callable[[list[int]], torch.Tensor]
+    anchor: tuple[int, torch.Tensor]
+    truths: Mapping[int, torch.Tensor]
+    zero: Mapping[int, torch.Tensor]
+    shown: tuple[int, ...] = ()
+
+
+class TrainingRun:
+    """Trains in `folder`; `run()` ends at the last step, by early stop, or with an error that says how to go on.
+
+    Args:
+        metadata: for the LoRA file; its step is filled in.
+        stop: asked between steps; True saves and ends with an error that says so.
+        progress: called with (step, loss).
+    """
+
+    def __init__(
+        self,
+        trainer: HeroTrainer,
+        folder: Path,
+        metadata: HeroMetadata,
+        evaluation: Evaluation | None = None,
+        settings: RunSettings | None = None,
+        *,
+        stop: Callable[[], bool] = lambda: False,
+        progress: Callable[[int, float], None] | None = None,
+    ):
+        self.trainer, self.folder, self.metadata, self.evaluation = trainer, folder, metadata, evaluation
+        self.settings, self.stop, self.progress = settings or RunSettings(), stop, progress
+        self.log = TrainingLog(folder)
+        self.early = EarlyStop(self.settings.patience, self.settings.min_delta) if self.settings.patience else None
+        self.seconds = {"train": 0.0, "evaluate": 0.0}
+        self.stopped_early = False
+        self.saved = -1  # step of the last checkpoint
+        self.earlier = 0.0  # seconds of training before this run was resumed
+
+    def resume(self) -> int:
+        """Go on from the folder's checkpoint, if there is one; returns its step."""
+        if not (self.folder / STATE).exists():
+            self.log.truncate(-1)  # of a run that ended before its first checkpoint
+            return 0
+        self.trainer.load(self.folder / STATE)
+        self.saved = self.trainer.done
+        self.log.truncate(self.trainer.done)
+        rows = self.log.rows()
+        self.earlier = max((row.get("seconds", 0.0) for row in rows), default=0.0)
+        if self.early is not None:  # what the evaluations said is in the log
+            for row in rows:
+                value = row.get("psnr_truth", row.get("psnr_anchor"))
+                if value is not None and row["step"] > 0 and row["step"] % self.settings.evaluate_every == 0:
+                    self.stopped_early = self.early.update(value)
+        return self.trainer.done
+
+    def run(self) -> None:
+        """Train to the end. Raises: Zero2HeroError when stopped or the loss is no number; the checkpoint is kept."""
+        try:
+            self._run()
+        except KeyboardInterrupt as error:
+            raise Zero2HeroError(
+                f"interrupted; {self._kept()}; to go on, give the same command with --resume."
+            ) from error
+
+    def _run(self) -> None:
+        trainer, settings = self.trainer, self.settings
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if trainer.done == 0 and self.saved < 0:
+            self._evaluate(None)
+        while trainer.done < trainer.settings.total and not self.stopped_early:
+            if self.stop():
+                self.save()
+                raise Zero2HeroError(
+                    f"stopped at step {trainer.done} of {trainer.settings.total}; {self._kept()}; to go on, give the "
+                    "same command with --resume."
+                )
+            loss = self._step()
+            last = trainer.done == trainer.settings.total
+            if trainer.done % settings.evaluate_every == 0 or last:
+                self._evaluate(loss)
+            else:
+                self.log.append(trainer.done, loss=loss, **self._known())
+            if trainer.done % settings.save_every == 0 or last or self.stopped_early:
+                self.save()
+        self.log.plot(self.folder / PLOT)
+
+    def _step(self) -> float:
+        started = time.perf_counter()
+        try:
+            loss = self.trainer.step()
+        except Zero2HeroError as error:
+            raise Zero2HeroError(f"{error}; {self._kept()}.") from error
+        self.seconds["train"] += time.perf_counter() - started
+        if self.progress:
+            self.progress(self.trainer.done, loss)
+        return loss
+
+    def _known(self) -> dict[str, float]:
+        rate = self.trainer.optimiser.param_groups[0]["lr"]
+        return {"learning_rate": rate, "seconds": self.earlier + self.seconds["train"]}
+
+    def _kept(self) -> str:
+        if self.saved < 0:
+            return "nothing has been saved yet"
+        return f"the checkpoint of step {self.saved} and its LoRA are kept in {self.folder}"
+
+    def save(self) -> None:
+        """Write the LoRA, then the checkpoint that a resumed run starts from."""
+        done = self.trainer.done
+        save_lora(self.folder / LORA, self.trainer.lora, replace(self.metadata, step=done))
+        self.trainer.save(self.folder / STATE)
+        self.saved = done
+
+    def _evaluate(self, loss: float | None) -> None:
+        """Restore the chosen frames; PSNR on anchor and truth to the log, pictures to the samples, plot."""
+        trainer, asked = self.trainer, self.evaluation
+        if asked is None:
+            if loss is not None:
+                self.log.append(trainer.done, loss=loss, **self._known())
+            return
+        started = time.perf_counter()
+        index, reference = asked.anchor
+        indices = sorted({index, *asked.truths, *asked.shown})
+        pictures = dict(zip(indices, asked.restore(indices), strict=True))
+        for picture in pictures.values():
+            if not bool(torch.isfinite(picture).all()):
+                raise Zero2HeroError(
+                    f"step {trainer.done}: the restored pictures hold values that are no numbers; {self._kept()}."
+                )
+        values = {"psnr_anchor": _mean_psnr([pictures[index]], [reference])}
+        if asked.truths:
+            values["psnr_truth"] = _mean_psnr([pictures[i] for i in asked.truths], list(asked.truths.values()))
+            if all(i in asked.zero for i in asked.truths):
+                values["psnr_zero"] = _mean_psnr([asked.zero[i] for i in asked.truths], list(asked.truths.values()))
+        self.log.append(trainer.done, loss=loss, **self._known(), **values)
+        self._write_samples(pictures)
+        if self.early is not None and trainer.done:
+            self.stopped_early = self.early.update(values.get("psnr_truth", values["psnr_anchor"]))
+        self.log.plot(self.folder / PLOT)
+        self.seconds["evaluate"] += time.perf_counter() - started
+
+    def _write_samples(self, pictures: Mapping[int, torch.Tensor]) -> None:
+        from ...video.image_writer import write_image
+
+        (self.folder / SAMPLES).mkdir(exist_ok=True)
+        row = torch.cat([pictures[i] for i in sorted(pictures)], 2)
+        write_image(self.folder / SAMPLES / f"step_{self.trainer.done:06d}.png", row, overwrite=True)
+
+
+def _mean_psnr(made: list[torch.Tensor], true: list[torch.Tensor]) -> float:
+    if made[0].shape != true[0].shape:
+        raise InputError(f"evaluation: expected pictures of {tuple(made[0].shape)}, got {tuple(true[0].shape)}.")
+    return float(psnr(torch.stack(made), torch.stack(true)).mean())

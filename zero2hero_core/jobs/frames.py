@@ -1,0 +1,236 @@
+"""Work on the frames of a clip one by one: PNG files, a state file to resume from, the video at the end."""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import re
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+
+from .. import __version__
+from ..checks import InputError, Zero2HeroError
+from ..cli.console import progress, say
+from ..files.json_file import write_json
+from ..memory_batches import halving
+from ..metrics.psnr import psnr
+from ..video.source import read_image
+from ..video.writer import VideoWriter, write_image
+from .clip import Clip, nearly_equal, note
+
+REPORT, FRAMES = "report.json", "frames"
+SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
+_OWN = re.compile(r"frame_\d{6,}\.png|\.frame_.*\.partial\.png")
+
+
+def check_video(args: argparse.Namespace, clip: Clip) -> None:
+    """Raise `InputError` when the video could not be written as asked for; creates nothing."""
+    name = Path(args.video_name)
+    if name.name != args.video_name or name.suffix.lower() not in SUFFIXES:
+        raise InputError(
+            f"--video-name: expected a file name that ends in {', '.join(SUFFIXES)}, got {args.video_name}."
+        )
+    there = next(path for path in Path(args.out).absolute().parents if path.is_dir())
+    VideoWriter(there / f".{name.name}.check{name.suffix}", clip.source.fps, **_video_options(args, clip)).abort()
+
+
+def _video_options(args: argparse.Namespace, clip: Clip) -> dict[str, Any]:
+    options: dict[str, Any] = {"codec": args.codec, "crf": args.crf}
+    if clip.source.has_audio and not args.no_audio:
+        first, last = (clip.source.time_of(place) for place in (0, len(clip.source) - 1))
+        options |= {"audio_from": args.video, "audio_start": max(first, 0.0)}
+        options["audio_stop"] = last + 1 / float(clip.source.fps)
+    return options
+
+
+def tensor_digest(tensors: Iterable[torch.Tensor], values: int | None = None) -> str:
+    """SHA-256 of tensors, or of the first `values` numbers of each."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update(tensor.detach().flatten()[:values].float().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+class FrameJob(ABC):
+    """One run: `run(state)` returns the report. Subclasses say what is done to frames.
+
+    command: name in the report. state_name: file that tells what the frames are made of.
+    """
+
+    command: ClassVar[str]
+    state_name: ClassVar[str]
+
+    def __init__(
+        self,
+        args: argparse.Namespace,
+        out: Path,
+        clip: Clip,
+        notes: list[str],
+    ):
+        self.args, self.out, self.clip, self.notes = args, out, clip, notes
+        self.done: set[int] = set()  # original indices of finished frames
+        self.rows: dict[int, dict[str, Any]] = {}  # what is reported of the frames edited in this run
+        self.seconds: dict[str, float] = {}
+
+    def path_of(self, index: int) -> Path:
+        """The PNG file of a frame, by its index in the original clip."""
+        return self.out / FRAMES / f"frame_{index:06d}.png"
+
+    def run(self, state: dict[str, Any]) -> dict[str, Any]:
+        """Begin or resume, edit what is missing, write video and report."""
+        started = time.perf_counter()
+        self._begin(state)
+        reused = len(self.done)
+        try:
+            self._edit_missing()
+            written = time.perf_counter()
+            self._write_video(state)
+            self.seconds["video"] = time.perf_counter() - written
+        except (KeyboardInterrupt, Zero2HeroError) as error:
+            if isinstance(error, InputError):
+                raise
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).rstrip(".")
+            raise Zero2HeroError(
+                f"{what}; {len(self.done)} of {len(self.clip.indices)} frames are finished in {self.out / FRAMES}; "
+                "to go on, give the same command with --resume."
+            ) from error
+        self.seconds["total"] = time.perf_counter() - started
+        report = self._report(state, reused)
+        write_json(self.out / REPORT, report)
+        self._say(report)
+        return report
+
+    def _begin(self, state: dict[str, Any]) -> None:
+        state_file, frames = self.out / self.state_name, self.out / FRAMES
+        resumed = self.args.resume and state_file.exists()
+        if resumed:
+            check_same(read_state(state_file), state)
+        elif self.args.resume and self.out.is_dir() and any(self.out.iterdir()):
+            raise InputError(f"--resume: {self.out} holds no {self.state_name} of an earlier run; choose its folder.")
+        self.out.mkdir(parents=True, exist_ok=True)
+        for file in frames.iterdir() if frames.is_dir() else ():
+            if _OWN.fullmatch(file.name) and (file.name.startswith(".") or not resumed):
+                file.unlink()
+        if not resumed:  # what is old goes before the new state comes: a frame never belongs to another state
+            for name in (REPORT, self.args.video_name):
+                (self.out / name).unlink(missing_ok=True)
+            write_json(state_file, state)
+        frames.mkdir(exist_ok=True)
+        self.done = {index for index in self.clip.indices if resumed and self._is_finished(index)}
+
+    def _is_finished(self, index: int) -> bool:
+        try:
+            return tuple(read_image(self.path_of(index)).shape[-2:]) == self.clip.size_hw
+        except InputError:  # missing or damaged: made again
+            return False
+
+    def _edit_missing(self) -> None:
+        """Edit frames in the batches of an unbroken run, so that a resumed run gives the same frames to the bit."""
+        total, batch = len(self.clip.indices), self.args.batch
+        groups = [range(first, min(first + batch, total)) for first in range(0, total, batch)]
+        todo = [n for group in groups if any(self.clip.indices[m] not in self.done for m in group) for n in group]
+        with progress(self.args) as bar:
+            task = bar.add_task("frames", total=total, completed=len(self.done))
+            for number, picture in halving(self.edit, todo, batch):
+                index = self.clip.indices[number]
+                if index not in self.done:
+                    write_image(self.path_of(index), picture, overwrite=True)
+                    self.done.add(index)
+                    bar.advance(task)
+
+    @abstractmethod
+    def edit(self, numbers: list[int]) -> list[torch.Tensor]:
+        """Pictures (3, H, W) of the chosen frames with these numbers; leaves a row about each by `report_row`."""
+
+    def part_seconds(self) -> dict[str, float]:
+        """Seconds by part of the work on frames."""
+        return {}
+
+    def summary(self) -> dict[str, Any]:
+        """What the report says beyond the frames."""
+        return {}
+
+    def report_row(self, index: int, edited: torch.Tensor, frame: torch.Tensor, more: dict[str, Any]) -> None:
+        """Keep what is reported of a frame. Raises: Zero2HeroError when the model gave no numbers."""
+        if not bool(torch.isfinite(edited).all()):
+            raise Zero2HeroError("the model gave values that are no numbers; try --dtype float32 or bfloat16")
+        row: dict[str, Any] = {"psnr_to_input": float(psnr(edited[None], frame[None]))}
+        self.rows[index] = row | {"unchanged": nearly_equal(edited, frame)} | more
+
+    def _write_video(self, state: dict[str, Any]) -> None:
+        made_by = f"zero2hero {__version__}"
+        metadata = {"comment": made_by, "zero2hero": json.dumps({k: v for k, v in state.items() if k != "frames"})}
+        options = _video_options(self.args, self.clip) | {"metadata": metadata, "overwrite": True}
+        with (
+            progress(self.args) as bar,
+            VideoWriter(self.out / self.args.video_name, self.clip.source.fps, **options) as writer,
+        ):
+            task = bar.add_task("video", total=len(self.clip.indices))
+            for index in self.clip.indices:
+                writer.write(read_image(self.path_of(index)))
+                bar.advance(task)
+
+    def _report(self, state: dict[str, Any], reused: int) -> dict[str, Any]:
+        more = self.summary()
+        if self.rows and all(row["unchanged"] for row in self.rows.values()):
+            note(self.notes, "the result equals the input")
+        audio = "audio_from" in _video_options(self.args, self.clip)
+        rows = [
+            {"index": i, "file": f"{FRAMES}/{self.path_of(i).name}"} | self.rows.get(i, {}) for i in self.clip.indices
+        ]
+        edited, seconds = len(self.rows), self.seconds | self.part_seconds()
+        per_frame = sum(value for part, value in self.part_seconds().items() if part != "reference")
+        return {
+            "command": self.command,
+            "state": state,
+            "video": str(self.out / self.args.video_name),
+            "frames": rows,
+            "count": len(rows),
+            "reused": reused,
+            "fps": float(self.clip.source.fps),
+            "fps_fraction": str(self.clip.source.fps),
+            "audio": audio,
+            **more,
+            "notes": self.notes,
+            "seconds": {name: round(value, 3) for name, value in seconds.items()},
+            "seconds_per_frame": round(per_frame / edited, 3) if edited else None,
+        }
+
+    def _say(self, report: dict[str, Any]) -> None:
+        count, reused = report["count"], report["reused"]
+        kept = f" ({reused} from before)" if reused else ""
+        sound = ", with sound" if report["audio"] else ""
+        say(self.args, f"{count} frames{kept}, {report['fps']:g} per second{sound}: {report['video']}")
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read the state file. Raises: InputError when it is damaged."""
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); start again with --overwrite.") from error
+    if not isinstance(state, dict):
+        raise InputError(f"{path}: expected the state of an earlier run; start again with --overwrite.")
+    return state
+
+
+def check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `InputError` that names what differs between two states."""
+    now = json.loads(json.dumps(now))
+    different = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) != now.get(name):
+            brief = name.endswith("sha256") or name == "frames"
+            values = "" if brief else f" ({before.get(name)} before, {now.get(name)} now)"
+            different.append(name.removesuffix(" sha256") + values)
+    if different:
+        raise InputError(
+            f"--resume: the run differs from the one begun in: {', '.join(different)}; give the options of that run, "
+            "or start again with --overwrite."
+        )

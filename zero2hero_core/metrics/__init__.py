@@ -1,0 +1,1 @@
+"""How near two clips are: PSNR, SSIM, learned distances, steadiness in time."""

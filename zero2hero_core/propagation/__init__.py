@@ -1,0 +1,1 @@
+"""Carrying the edit of a frame to other frames without a diffusion model."""
