@@ -1,5 +1,5 @@
 """The host's MODEL, VAE and CONDITIONING as the backbone of Zero-Stage: the call surface of
-`zero2hero_core.backbones.unet.UNetBackbone` over native objects.
+`zero2hero_core.backbones.sd.unet.UNetBackbone` over native objects.
 
 LoRA, precision and offloading of the host apply, because the weights are loaded and run by the host. Attention is read
 and replaced through attn1 patches on a clone of the MODEL; the MODEL itself stays as it is. What the host attaches to
@@ -17,7 +17,8 @@ import comfy.ldm.modules.attention as attention
 import comfy.model_management as model_management
 import torch
 
-from ...zero2hero_core.backbones.sd.unet import HookSlot, UNetCalls, output_of
+from ...zero2hero_core.attention.protocol import HookSlot
+from ...zero2hero_core.backbones.sd.unet import UNetCalls, output_of
 from ...zero2hero_core.checks import InputError, check_images, check_range
 from ..convert.checks import check_vae
 from .services import check_cancel, compute_dtype
@@ -216,7 +217,7 @@ class HostUNet(UNetCalls):
     ) -> torch.Tensor:
         """Noise (B, C, h, w), float32, in `latents` at a training timestep 0..T-1, whatever the MODEL predicts.
 
-        `context` (1, L, D) is shared by the batch. `hook`: see `zero2hero_core.backbones.unet.AttentionHook`.
+        `context` (1, L, D) is shared by the batch. `hook`: see `zero2hero_core.attention.protocol.AttentionHook`.
         """
         latents = latents.float()
         sigma = self._sigmas[timestep].to(latents)

@@ -9,10 +9,9 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError, check_index
 from ...zero2hero_core.correspondence.file import ClipCorrespondence
-from ...zero2hero_core.correspondence.match import Correspondence
+from ...zero2hero_core.correspondence.match import ADAPTIVE_MAX, Correspondence
 from ...zero2hero_core.correspondence.narrow import WEAK, narrow_matches, weak_share
 from ...zero2hero_core.memory_batches import halving
-from ...zero2hero_core.zero_stage.latents import ADAPTIVE_MAX
 from ...zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 from ..convert.checks import check_anchor, check_choice, read_reference
 from ..convert.pictures import mask_to_core, mask_to_host, to_core, to_host

@@ -91,7 +91,7 @@ def test_the_core_imports_itself_relatively(repository):
         ("video.py", "import comfy.utils"),
         ("video.py", "from folder_paths import models_dir"),
         ("video.py", "def f():\n    from comfy_api.latest import io"),
-        ("video.py", "from zero2hero_core.video import open_frames"),
+        ("video.py", "from zero2hero_core.video.source import open_frames"),
         ("video.py", "import importlib\nimportlib.import_module('comfy.sd')"),
         ("host.py", "import zero2hero_core"),
         ("host_train.py", "import diffusers"),

@@ -64,7 +64,8 @@ def our_backbone() -> Any:
 
 
 def our_editor(k: int = 1, gamma: float = 1.0, tau: float = 1.0) -> Any:
-    from zero2hero_core.zero_stage.latents import LatentEditor, ZeroStageSettings
+    from zero2hero_core.zero_stage.latents import LatentEditor
+    from zero2hero_core.zero_stage.settings import ZeroStageSettings
 
     settings = ZeroStageSettings(num_inference_steps=fm.NUM_INFERENCE_STEPS, k=k, gamma=gamma, tau=tau)
     return LatentEditor(our_backbone(), fm.image_latents("reference"), settings)

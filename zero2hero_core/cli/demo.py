@@ -127,7 +127,8 @@ def _report(result: ClipResult, args: argparse.Namespace) -> dict[str, Any]:
 def _write_pictures(out: Path, result: ClipResult) -> None:
     import torch
 
-    from ..correspondence.pictures import labelled_grid, matches_picture
+    from ..correspondence.pictures import matches_picture
+    from ..video.labelled_grid import labelled_grid
     from ..video.writer import write_image
 
     scene = result.scene

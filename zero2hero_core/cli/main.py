@@ -1,6 +1,6 @@
 """The command line: `zero2hero COMMAND ...` or `python -m zero2hero_core COMMAND ...`.
 
-Each `cli_<command>.py` has `add_parser(subparsers)`, which sets `func`, and `run(args)`, which does the work and
+Each module of a command has `add_parser(subparsers)`, which sets `func`, and `run(args)`, which does the work and
 returns the report that `--json` writes. A report whose list `problems` is not empty counts as failed work. Exit status:
 0; 1, the work failed or was interrupted; 2, bad arguments or input. An error is one line on stderr.
 """
@@ -18,36 +18,7 @@ from typing import Any
 from .. import __version__
 from ..checks import InputError, Zero2HeroError
 from ..files.json_file import write_json
-from . import (
-    ablate as cli_ablate,
-)
-from . import (
-    bench as cli_bench,
-)
-from . import (
-    correspond as cli_correspond,
-)
-from . import (
-    dataset as cli_dataset,
-)
-from . import (
-    demo as cli_demo,
-)
-from . import (
-    doctor as cli_doctor,
-)
-from . import (
-    edit as cli_edit,
-)
-from . import (
-    hero as cli_hero,
-)
-from . import (
-    tiny as cli_tiny,
-)
-from . import (
-    zero as cli_zero,
-)
+from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, tiny, zero
 from .options import Parser, fill_preset
 
 EXAMPLES = """\
@@ -69,18 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (
-        cli_doctor,
-        cli_demo,
-        cli_edit,
-        cli_zero,
-        cli_correspond,
-        cli_hero,
-        cli_ablate,
-        cli_bench,
-        cli_dataset,
-        cli_tiny,
-    ):
+    for module in (doctor, demo, edit, zero, correspond, hero, ablate, bench, dataset, tiny):
         module.add_parser(commands)
     return parser
 

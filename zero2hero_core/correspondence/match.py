@@ -220,3 +220,6 @@ def match_features(
             counts = adaptive_counts(resize_features(confidence[None], size)[0], indices.shape[1])
         levels.append(LevelMatches(size, indices, scores, counts))
     return Correspondence(tuple(levels), confidence, cycle)
+
+
+ADAPTIVE_MAX = 8  # most tokens a query reads on the middle grid with k = "adaptive"

@@ -10,8 +10,7 @@ from dataclasses import replace
 import torch
 
 from ..checks import InputError
-from ..zero_stage.latents import ADAPTIVE_MAX
-from .match import Correspondence, LevelMatches, adaptive_counts, level_k, resize_features
+from .match import ADAPTIVE_MAX, Correspondence, LevelMatches, adaptive_counts, level_k, resize_features
 
 WEAK = 0.5  # confidence below which a match counts as weak
 

@@ -3,7 +3,7 @@
 on Sintel, KITTI and HD1K.
 
 torchvision is imported when RAFT is asked for, and not needed otherwise. The weights are read from a file that lies on
-this machine; nothing is downloaded. Axes and signs are those of `flow_propagation.py`.
+this machine; nothing is downloaded. Axes and signs are those of `flow/warp.py`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 
 from ..checks import InputError
 from ..files.weight_files import find_weights
-from .dis import FlowFunction, check_flow_pair
+from .warp import FlowFunction, check_flow_pair
 
 RAFT_URL = "https://download.pytorch.org/models/raft_large_C_T_SKHT_V2-ff5fadd5.pth"
 

@@ -2,7 +2,7 @@
 
 All of them give one value for each pair of successive frames: pair i is frame i and frame i + 1. Flows are (H, W, 2),
 (dx, dy) in pixels: what frame i shows at (x, y), frame i + 1 shows at (x + dx, y + dy); pixel centres lie on whole
-numbers, as in `flow_propagation.py`. The default flow is OpenCV's DIS, which needs the extra `bench`; any other
+numbers, as in `flow/warp.py`. The default flow is OpenCV's DIS, which needs the extra `bench`; any other
 function of two pictures (3, H, W) can be passed. Values of two flow methods are not comparable with each other.
 """
 
@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import InputError, ShapeError, check_shape
-from ..flow.dis import FlowFunction, dis_flow, warp_backward
+from ..flow.dis import dis_flow
+from ..flow.warp import FlowFunction, warp_backward
 from .ssim import check_pair, weighted_mean
 
 

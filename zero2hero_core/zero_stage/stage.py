@@ -2,7 +2,7 @@
 correspondence-masked attention.
 
 Here are the pictures: features, correspondence, encoding, one decode per frame. The work on latents is in
-`zero_stage_latents`.
+`zero_stage.latents`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from ..backbones.sd.unet import UNetBackbone
 from ..checks import ShapeError, check_images, check_shape
 from ..correspondence.match import Correspondence, match_features
 from ..correspondence.track import ClipTrack, search_near
-from .latents import LatentEditor, ZeroStageSettings
+from .latents import LatentEditor
+from .settings import ZeroStageSettings
 
 ENCODED_KEPT = 16
 

@@ -89,7 +89,8 @@ def test_chunks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     query, key, value = tensors(2, 50, 40)
     indices = selection(2, 50, 40, 6)
     whole = masked_attention(query, key, value, indices)
-    monkeypatch.setattr("zero2hero_core.attention.GATHER_ELEMENTS", 3 * 2 * 6 * 8 * 7)  # seven rows at a time
+    seven_rows = 3 * 2 * 6 * 8 * 7
+    monkeypatch.setattr("zero2hero_core.attention.cross_image.GATHER_ELEMENTS", seven_rows)
     torch.testing.assert_close(masked_attention(query, key, value, indices), whole, atol=1e-6, rtol=1e-6)
 
 

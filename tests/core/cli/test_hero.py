@@ -26,8 +26,7 @@ from zero2hero_core.hero_stage.training.trainer import HeroTrainer
 from zero2hero_core.jobs.clip import fingerprint
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder, fit_patch_autoencoder
-from zero2hero_core.video import image_writer
-from zero2hero_core.video.source import open_frames, read_image
+from zero2hero_core.video.source import image_writer, open_frames, read_image
 from zero2hero_core.video.writer import VideoWriter, write_image
 
 COUNT, RATE, SIDE = 6, 8, 64

@@ -34,7 +34,7 @@ def error_line(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_help_as_a_program_is_quick_and_loads_nothing_heavy(repository):
-    code = "import sys; from zero2hero_core.cli import main; main(['--help']); main(['zero', '--help'])\n"
+    code = "import sys; from zero2hero_core.cli.main import main; main(['--help']); main(['zero', '--help'])\n"
     code += "sys.exit(', '.join({'torch', 'diffusers', 'av', 'numpy'} & set(sys.modules)) or 0)"
     light = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=120)
     assert (light.returncode, light.stderr) == (0, "")

@@ -9,9 +9,10 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from zero2hero_core.checks import ShapeError
 from zero2hero_core.correspondence.match import Correspondence, LevelMatches
-from zero2hero_core.correspondence.pictures import coordinate_colours, labelled_grid, matches_picture
+from zero2hero_core.correspondence.pictures import coordinate_colours, matches_picture
 from zero2hero_core.metrics.psnr import pck, psnr
 from zero2hero_core.propagation.pixel_swap import pixel_swap
+from zero2hero_core.video.labelled_grid import labelled_grid
 
 
 def test_psnr_equals_scikit_image() -> None:

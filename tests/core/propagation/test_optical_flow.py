@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError, ShapeError
-from zero2hero_core.flow.dis import chain_flows, dis_flow, propagate_frames, propagate_reference, warp_backward
+from zero2hero_core.flow.dis import dis_flow
+from zero2hero_core.flow.warp import chain_flows, warp_backward
 from zero2hero_core.metrics.psnr import psnr
+from zero2hero_core.propagation.optical_flow import propagate_frames, propagate_reference
 from zero2hero_core.video.source import open_frames
 
 SIZE = 96

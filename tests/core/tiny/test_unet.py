@@ -98,8 +98,8 @@ def test_recipe_resumes_to_the_same_weights(pool: Pool, tmp_path: Path) -> None:
 
 def test_train_writes_weights_that_load(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     autoencoder = fit_patch_autoencoder(scene_pictures("train", 12, 64))
-    monkeypatch.setattr("zero2hero_core.tiny.train.fit_autoencoder", lambda size: autoencoder)
-    monkeypatch.setattr("zero2hero_core.tiny.train.build_pool", lambda *_, **__: pool)
+    monkeypatch.setattr("zero2hero_core.tiny.recipe.unet.fit_autoencoder", lambda size: autoencoder)
+    monkeypatch.setattr("zero2hero_core.tiny.recipe.unet.build_pool", lambda *_, **__: pool)
     lines: list[str] = []
     recipe = Recipe(clips=2, size=64, phases=((2, 1, 8),), warmup=1)
     train(recipe, tmp_path / "work", tmp_path / "weights", every=1, log=lines.append)

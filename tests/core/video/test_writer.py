@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
-from zero2hero_core.video import writer as video_writer
 from zero2hero_core.video.source import open_frames, read_image, read_mask
+from zero2hero_core.video.source import writer as video_writer
 from zero2hero_core.video.writer import VideoWriter, write_image
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data"

@@ -20,7 +20,7 @@ from zero2hero_ext.nodes.host.lora_files import read_hero_lora
 from zero2hero_ext.nodes.host.train import host_tensor, load_weights, prepare_training, training_mode
 from zero2hero_ext.zero2hero_core.backbones.flux.dit import FLUX1, DiTBackbone, TextEmbedding
 from zero2hero_ext.zero2hero_core.backbones.flux.single_file import fill_transformer, infer_config, locate_transformer
-from zero2hero_ext.zero2hero_core.backbones.folder import build_on_meta
+from zero2hero_ext.zero2hero_core.backbones.meta_device import build_on_meta
 from zero2hero_ext.zero2hero_core.backbones.weights import open_weights
 from zero2hero_ext.zero2hero_core.hero_stage.lora.file import load_lora
 

@@ -36,7 +36,7 @@ class Filler:
 def checkpoint(kind: str, core: Any, text: bool) -> dict[str, torch.Tensor]:
     """All tensors.
 
-    Args: kind: sd15 or sd21-v; core: the module `zero2hero_core.backbones.single_file`, which knows the names; text:
+    Args: kind: sd15 or sd21-v; core: the module `zero2hero_core.backbones.sd.single_file`, which knows the names; text:
     with the text encoder of SD 1.5.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from ...attention.conditions import attend
+from ...attention.protocol import AttentionHook, HookSlot
 from ...checks import InputError
-from ..sd.unet import AttentionHook, HookSlot
 
 FROM_SLOT: Any = object()  # stands for whatever hook the slot holds at the time
 

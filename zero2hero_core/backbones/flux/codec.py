@@ -16,7 +16,7 @@ import torch
 
 from ...attention.conditions import pack_latents, unpack_latents
 from ...checks import InputError, ShapeError, check_images
-from ..folder import build_on_meta
+from ..meta_device import build_on_meta
 from ..sd import single_file
 from ..weights import Source, Weights, fill_module, open_component, open_weights, read_json
 from .dit import PlainCodec

@@ -25,8 +25,8 @@ from ...attention.conditions import (
     to_tokens,
     unpack_latents,
 )
+from ...attention.protocol import AttentionHook, HookSlot
 from ...diffusion.flow_matching import flux1_mu, flux2_mu
-from ..sd.unet import AttentionHook, HookSlot
 from .attention import attention_layers, install_hooks
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from ...checks import InputError
-from ..folder import build_on_meta
+from ..meta_device import build_on_meta
 from ..sources import check_device_and_dtype, find_model
 from ..weights import Weights, open_component, open_weights, read_json
 from .codec import Flux2Codec, ParkedCodec, load_codec

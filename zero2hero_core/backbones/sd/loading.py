@@ -15,10 +15,11 @@ import torch
 
 from ...checks import InputError
 from ...diffusion.ddim import stable_diffusion_alphas
-from ..folder import PREDICTION_TYPES, build_on_meta, check_pipeline, load_component, read_scheduler
+from ..meta_device import build_on_meta
 from ..sources import check_device_and_dtype, find_model
 from ..weights import fill_module, open_weights
 from . import single_file, text
+from .folder import PREDICTION_TYPES, check_pipeline, load_component, read_scheduler
 
 if TYPE_CHECKING:
     from .unet import UNetBackbone

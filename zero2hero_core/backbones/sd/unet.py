@@ -10,38 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from ...attention.protocol import ALL, AttentionHook, HookSlot
 from ...checks import InputError, check_images, check_range
-
-ALL = frozenset({"query", "key", "value"})
-
-
-class AttentionHook(Protocol):
-    """Decides what a decoder self-attention layer returns.
-
-    `needs(layer)` names the tensors that the hook reads ("query", "key", "value"); the others are not computed and
-    arrive as None. A call gets tensors (B, heads, N, head_dim) and returns one of the query's shape.
-    """
-
-    def needs(self, layer: int) -> frozenset[str]:
-        """Names of the tensors that this hook reads in a layer."""
-        ...
-
-    def __call__(
-        self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Attention output (B, heads, N, head_dim)."""
-        ...
-
-
-class HookSlot:
-    """Holds the hook of the pass that is running; one per UNet."""
-
-    hook: AttentionHook | None = None
 
 
 class HookedAttention:

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from ...checks import InputError, ShapeError, check_shape
 from ...files.tensor_file import write_tensors
-from ...flow.dis import warp_backward
+from ...flow.warp import warp_backward
 
 FORMAT, VERSION = "zero2hero-dense-correspondence", "1"
 

@@ -16,13 +16,15 @@ import torch
 from ...backbones.flux.dit import DiTBackbone
 from ...backbones.sd.unet import UNetBackbone
 from ...checks import InputError
-from ...flow.dis import FlowFunction, dis_flow, propagate_reference
+from ...flow.dis import dis_flow
 from ...flow.raft import load_raft
+from ...flow.warp import FlowFunction
 from ...hero_stage.stage import HeroStage, RestoreSettings
 from ...hero_stage.training.latents import encode_clip
 from ...hero_stage.training.pairs import MODES, training_pairs
 from ...hero_stage.training.trainer import HeroSettings, HeroTrainer
 from ...metrics.psnr import psnr
+from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
 from ...zero_stage.stage import ZeroStage, ZeroStageSettings
 from ..speed.clocks import Clock, PartTimer

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from ...correspondence.pictures import labelled_grid
+from ...video.labelled_grid import labelled_grid
 from ...video.writer import write_image
 from .clips import Clip, clip_at
 from .measures import PER_FRAME

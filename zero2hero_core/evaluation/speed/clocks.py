@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ...zero_stage.latents import Stopwatch
+from ...stopwatch import Stopwatch
 
 
 class Clock:

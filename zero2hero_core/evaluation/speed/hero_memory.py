@@ -1,6 +1,6 @@
 """Memory of a Hero-Stage training step at the sizes of the real models, in three ways, from cheap to sure:
 
-computed    from the sizes (`zero2hero_core.hero_memory`)
+computed    from the sizes (`zero2hero_core.hero_stage.memory`)
 counted     the real step on tensors without content
 measured    the real step on random weights, on a GPU
 

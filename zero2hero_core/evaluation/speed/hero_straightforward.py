@@ -23,7 +23,7 @@ from ...diffusion.flow_matching import flow_sigmas, mix_noise
 from ...hero_stage.lora.adapters import HeroLoRA
 from ...hero_stage.sampling import RestoreSettings
 from ...hero_stage.training.trainer import HeroSettings
-from ...zero_stage.latents import Stopwatch
+from ...stopwatch import Stopwatch
 from .hero_concatenated import ConditionLoRA, concatenated_velocity, peft_condition_lora
 
 

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from ...zero_stage.latents import Stopwatch
+from ...stopwatch import Stopwatch
 from .straightforward_parts import Bank, DecoderAttention, block_features, masked_attention, three_level_masks
 
 

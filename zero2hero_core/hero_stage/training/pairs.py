@@ -27,7 +27,7 @@ class TrainingPair:
 
 @dataclass(frozen=True)
 class PairViews:
-    """Further views of a pair (`hero_training_views`): packed latents (M, C, h, w) of the conditions, by what they show
+    """Further views of a pair (`training.views`): packed latents (M, C, h, w) of the conditions, by what they show
     ("zero", "frame"), and of the target."""
 
     shown: dict[str, torch.Tensor]

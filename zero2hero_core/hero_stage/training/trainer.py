@@ -36,7 +36,7 @@ class HeroSettings:
     mode: which pairs and conditions (paper, Table 1). rank, alpha, layers: see `LoRASpec`. steps: None is 400 for two
     conditions and 600 for one, which take the same time. batch: pairs a step. draws: noise levels per pair and step;
     the condition passes are shared by them. crop: share of the sides that a step sees, at a random place; less is
-    faster and makes more of one pair. light, shift: further views of a pair (`hero_training_views`), of this strength
+    faster and makes more of one pair. light, shift: further views of a pair (`training.views`), of this strength
     of `relight` where the pair shows the frame, and moved by so many pixels at most where the mode is not implicit; 0
     for none. high_noise: see `draw_sigma`, for restoring in few steps. decay: let the learning rate fall to zero along
     a cosine; the authors keep it constant. guidance_scale: what the guidance embedding is told in training.

@@ -1,4 +1,4 @@
-"""The recipe of the bundled tiny UNet: `zero2hero tiny train` or `python -m zero2hero_core.tiny.train`.
+"""The recipe of the bundled tiny UNet: `zero2hero tiny train` or `python -m zero2hero_core.tiny.recipe.unet`.
 
 Plain noise prediction would need far more images than two cores can show in an hour before matching features and
 attention-borne appearance emerge, as they do in Stable Diffusion. So pairs of frames are shown and two things are
@@ -23,7 +23,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from ...backbones.sd.unet import HookedAttention, HookSlot, decoder_attentions
+from ...attention.protocol import HookSlot
+from ...backbones.sd.unet import HookedAttention, decoder_attentions
 from ...checks import InputError
 from ...diffusion.ddim import stable_diffusion_alphas
 from ..autoencoder import PatchAutoencoder

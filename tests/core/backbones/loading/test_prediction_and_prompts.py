@@ -14,8 +14,8 @@ from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
 
 from zero2hero_core.backbones import weights
-from zero2hero_core.backbones.folder import alphas_cumprod_of
 from zero2hero_core.backbones.sd import single_file, text
+from zero2hero_core.backbones.sd.folder import alphas_cumprod_of
 from zero2hero_core.backbones.sd.loading import load_backbone, load_parts
 from zero2hero_core.checks import InputError
 from zero2hero_core.diffusion.ddim import stable_diffusion_alphas

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from ..checks import InputError
-from ..diffusion.ddim import stable_diffusion_alphas
-from .sd.single_file import describe_channels
-from .weights import Source, Weights, fill_module, open_component, read_json
+from ...checks import InputError
+from ...diffusion.ddim import stable_diffusion_alphas
+from ..meta_device import build_on_meta
+from ..weights import Source, Weights, fill_module, open_component, read_json
+from .single_file import describe_channels
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 PIPELINES = ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline")
@@ -128,19 +129,6 @@ def load_component(folder: Path, class_name: str, *, device: torch.device, dtype
     sources = {name: Source(_stored_name(name, weights)) for name in module.state_dict()}
     fill_module(module, sources, weights, what=class_name, claimed=weights.shapes, device=device, dtype=dtype)
     return module
-
-
-def build_on_meta(class_name: str, config: Mapping[str, Any], where: Path) -> Any:
-    """Return a diffusers model with shapes and without memory; raise `InputError` if it cannot be built."""
-    import diffusers
-
-    try:
-        with torch.device("meta"):
-            return getattr(diffusers, class_name).from_config(dict(config))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ZeroDivisionError) as error:
-        raise InputError(
-            f"{where}: its {class_name} configuration cannot be built ({error}); fetch the model again."
-        ) from error
 
 
 def _check_vae(folder: Path, config: Mapping[str, Any]) -> None:
