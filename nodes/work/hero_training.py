@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError
+from ...zero2hero_core.files.lock import locked_folder
 from ...zero2hero_core.hero_stage.lora.file import HeroMetadata
 from ...zero2hero_core.hero_stage.memory.estimate import estimate_training
 from ...zero2hero_core.hero_stage.memory.model_size import ModelSize
@@ -199,6 +200,12 @@ class Job:
             self.trainer.lora.load_state_dict(lora.state)
             self.notes.say(f"This training was finished before: {self.file.name}.")
             return self._result(lora)
+        with locked_folder(self.folder, "the node HeroLoRATrainer"):
+            self._train()
+        self.notes.say(f"Saved as {self.file.name} in models/loras.")
+        return self._result(read_hero_lora(self.file))
+
+    def _train(self) -> None:
         run = self._prepare()
         begun = run.resume()
         if begun:
@@ -209,8 +216,6 @@ class Job:
             self.file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / LORA, self.file)
         (self.folder / STATE).unlink(missing_ok=True)  # several times the size of the LoRA
-        self.notes.say(f"Saved as {self.file.name} in models/loras.")
-        return self._result(read_hero_lora(self.file))
 
     def _prepare(self) -> TrainingRun:
         material, settings = self.material, self.trainer.settings

@@ -60,6 +60,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the ablation; returns the table."""
+    from ..files.lock import locked_folder
+
+    with locked_folder(args.out, "zero2hero ablate"):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.page.report import table_text
     from ..evaluation.quality.suites import SUITES
 

@@ -75,6 +75,13 @@ def add_parser(subparsers: Any) -> None:
 
 def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     """Run a suite, write its tables; returns the report."""
+    from ..files.lock import locked_folder
+
+    with locked_folder(args.out, "zero2hero bench quality"), locked_folder(args.work, "zero2hero bench quality"):
+        return _run_quality(args)
+
+
+def _run_quality(args: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.page.report import table_text, unmeasured
     from ..evaluation.quality.suites import SUITES
     from ..evaluation.quality.tasks import blender_clips, own_clips
@@ -121,7 +128,10 @@ def run_tables(
     from ..evaluation.quality.plan import filled, name_of, plan, unique
     from ..evaluation.quality.runner import run_all
     from ..evaluation.quality.tasks import task_commands
+    from ..files.guard import Results, remove_leftovers
 
+    kept = (("runs", r"[0-9a-f]+\.json"), ("pictures", r"[0-9a-f]+\.safetensors"))
+    remove_leftovers(work, Results(series=kept))
     _make_tasks(task_commands(suite, tables, work / "tasks", blender), work / "tasks")
     plans = {table.name: plan(table, work / "tasks", amt) for table in tables}
     wanted = unique(plans)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ..checks import InputError
 from ..evaluation.speed.memory_cases import MemoryCases
 from ..evaluation.speed.speed_settings import COUNTED, DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
 from ..files.json_file import write_json
+from ..files.lock import locked_folder
 from . import console as cli_shared
 from .options import whole
 
@@ -87,6 +89,14 @@ def _add_speed_options(speed: argparse.ArgumentParser) -> None:
 def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     """Time, store, write the page; returns the rows. A row whose sides do not compute the same is a problem and is not
     stored."""
+    started = time.perf_counter()
+    jobs = _jobs(args)
+    _check_cuda("--device cuda", args.device)
+    with locked_folder(args.out, "zero2hero bench speed"):
+        return _run_speed(args, jobs, started)
+
+
+def _run_speed(args: argparse.Namespace, jobs: Sequence[ZeroSpeed | HeroSpeed], started: float) -> dict[str, Any]:
     from ..evaluation.page import stored
     from ..evaluation.page.report_speed import row_text
     from ..evaluation.speed.agreement import disagreement
@@ -95,9 +105,6 @@ def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.speed.zero_speed import counted_rows as counted_zero_rows
     from ..evaluation.speed.zero_speed import zero_rows
 
-    started = time.perf_counter()
-    jobs = _jobs(args)
-    _check_cuda("--device cuda", args.device)
     cli_shared.output_folder(args.out / "results", overwrite=True, results=())
     report: dict[str, Any] = {"command": "bench speed", "rows": [], "problems": []}
 
@@ -172,11 +179,12 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
             raise InputError("--measure: expected --device cuda, got cpu; without --measure figures are computed.")
         _check_cuda("--measure", args.device)
     cases = _memory_cases(args)
-    cli_shared.output_folder(args.out / "results", overwrite=True, results=())
-    report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
-    path = args.out / "results" / f"memory_{cases.kind}.json"
-    write_json(path, stored.join_memory(_known(path), report))
-    return _finish(args, {"command": "bench memory", **report}, started)
+    with locked_folder(args.out, "zero2hero bench memory"):
+        cli_shared.output_folder(args.out / "results", overwrite=True, results=())
+        report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
+        path = args.out / "results" / f"memory_{cases.kind}.json"
+        write_json(path, stored.join_memory(_known(path), report))
+        return _finish(args, {"command": "bench memory", **report}, started)
 
 
 def _memory_cases(args: argparse.Namespace) -> MemoryCases:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import time
+from pathlib import Path
 from typing import Any
 
 from ..checks import InputError
+from ..files.guard import Results
 from ..files.json_file import write_json
 from .console import add_common, progress, say
 from .options import add_clip_options, add_match_options, add_model_options, add_preset, number_list, whole
@@ -41,24 +43,35 @@ def add_parser(subparsers: Any) -> None:
     add_preset(parser)
     add_match_options(parser)
     add_common(parser)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    return Results((FILE, PICTURE, REPORT))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Match; nothing is written before all frames are done."""
+    from ..jobs.clip import check_paths
+    from .folder import job_folder
+
+    if args.frames and (args.start, args.stop, args.stride, args.max_frames) != (0, None, 1, None):
+        raise InputError("--frames: expected without --start, --stop, --stride and --max-frames; leave one way out.")
+    check_paths(args.video)
+    with job_folder(args, "correspond", results(args), remedy="--overwrite") as out:
+        return _run(args, out)
+
+
+def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     from dataclasses import asdict
-    from pathlib import Path
 
     from ..correspondence import file as correspondence_file
     from ..jobs import clip as cli_inputs
     from ..jobs.zero import match_row
     from ..zero_stage.stage import ZeroStage
 
-    if args.frames and (args.start, args.stop, args.stride, args.max_frames) != (0, None, 1, None):
-        raise InputError("--frames: expected without --start, --stop, --stride and --max-frames; leave one way out.")
-    out, started = Path(args.out), time.perf_counter()
-    cli_inputs.check_paths(args.video)
-    cli_inputs.check_folder(out, may_exist=args.overwrite, remedy="--overwrite")
+    started = time.perf_counter()
     settings = cli_inputs.settings_of(args)
     backbone = cli_inputs.load_model(args)
     clip = cli_inputs.open_clip(args, backbone.multiple, args.frames)
@@ -77,7 +90,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     whole_clip = correspondence_file.ClipCorrespondence(found, clip.size_hw, args.anchor, source)
     out.mkdir(parents=True, exist_ok=True)
     correspondence_file.save_correspondences(out / FILE, whole_clip, overwrite=args.overwrite)
-    _write_picture(args, clip, found)
+    _write_picture(args, out, clip, found)
     rows = [{"index": index, **match_row(matches)} for index, matches in found.items()]
     report = {
         "command": "correspond",
@@ -93,9 +106,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _write_picture(args: argparse.Namespace, clip: Any, found: dict[int, Any]) -> None:
-    from pathlib import Path
-
+def _write_picture(args: argparse.Namespace, out: Path, clip: Any, found: dict[int, Any]) -> None:
     import torch
 
     from ..correspondence.pictures import matches_picture
@@ -104,7 +115,7 @@ def _write_picture(args: argparse.Namespace, clip: Any, found: dict[int, Any]) -
     count, last = min(args.rows, len(found)), len(found) - 1
     shown = sorted({round(row * last / max(count - 1, 1)) for row in range(count)})
     rows = [matches_picture(found[clip.indices[n]], clip.anchor, clip.frames([n])[0]) for n in shown]
-    write_image(Path(args.out) / PICTURE, torch.cat(rows, 1), overwrite=args.overwrite)
+    write_image(out / PICTURE, torch.cat(rows, 1), overwrite=args.overwrite)
 
 
 def _say(args: argparse.Namespace, report: dict[str, Any]) -> None:

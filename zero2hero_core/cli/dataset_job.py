@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from .console import add_common, progress, say
 
 if TYPE_CHECKING:
     from ..evaluation.dataset.info import TaskInfo
+    from ..files.guard import Results
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:
@@ -22,6 +24,14 @@ def add_output_options(parser: argparse.ArgumentParser) -> None:
     again.add_argument("--resume", action="store_true", help="keep the tasks that are made already")
     again.add_argument("--overwrite", action="store_true", help="replace tasks of the same name")
     add_common(parser)
+    parser.set_defaults(results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What every command of these writes in --out, beside the folder of a task, whose name is known later."""
+    from ..files.guard import Results
+
+    return Results(("zero.json",))
 
 
 class DatasetJob:
@@ -37,16 +47,31 @@ class DatasetJob:
         self._row = self._bar.add_task("frames", total=total)
 
     def __enter__(self) -> DatasetJob:
-        self._bar.start()
+        from ..evaluation.dataset.writer import remove_unfinished
+
+        with ExitStack() as stack:
+            stack.enter_context(self._locked())
+            remove_unfinished(self.args.out)
+            self._bar.start()
+            stack.callback(self._bar.stop)
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        self._bar.stop()
+        self._stack.close()
+
+    def _locked(self) -> AbstractContextManager[None]:
+        from ..files.lock import locked_folder
+
+        return locked_folder(self.args.out, f"zero2hero dataset {self.args.dataset_command}")
 
     def make(self, info: TaskInfo, write: Callable[..., dict[str, Any] | None], *material: Any, **options: Any) -> None:
         """Make one task with `write(writer, *material, progress=...)`, unless --resume finds it made."""
         from ..evaluation.dataset.writer import TaskWriter, is_made
+        from ..files.guard import Results, check_apart
+        from .folder import readings
 
+        check_apart(self.args.out, results(self.args) | Results(folders=(info.name,)), readings(self.args))
         reused = bool(self.args.resume and is_made(self.args.out / info.name, info))
         facts = None
         if reused:
@@ -70,7 +95,8 @@ class DatasetJob:
         """List all tasks of the folder in zero.json; return what the command has done."""
         from ..evaluation.dataset.writer import INDEX, write_index
 
-        write_index(self.args.out)
+        with self._locked():
+            write_index(self.args.out)
         reused = sum(row["reused"] for row in self.tasks)
         kept = f" ({reused} from before)" if reused else ""
         say(self.args, f"{len(self.tasks)} tasks{kept}: {self.args.out}")

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import InputError
+from ..files.guard import Results
 from ..files.json_file import write_json
 from . import console as cli_shared
 
@@ -43,7 +44,12 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--train-steps", type=int, default=None, help="steps of Hero-Stage (default: the model's 300)")
     cli_shared.add_common(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run in --out")
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    return Results(("edited.mp4", "compare.png", "matches.png", "report.json"))
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -54,6 +60,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         raise InputError(f"--train-steps: expected at least 1, got {args.train_steps}.")
     if args.size % 64 or not SIZES[0] <= args.size <= SIZES[1]:
         raise InputError(f"--size: expected a multiple of 64 from {SIZES[0]} to {SIZES[1]}, got {args.size}.")
+    from .folder import job_folder
+
+    with job_folder(args, "demo", results(args), empty=False) as out:
+        cli_shared.output_folder(args.out, args.overwrite, results(args).files)
+        return _run(args, out)
+
+
+def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     from ..evaluation.quality.rendered import METHODS, evaluate_clip
     from ..tiny.scenes.scene import Scene, split_seed
@@ -63,9 +77,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     scene = Scene(split_seed("test", args.seed), args.frames, args.size)
     backbone = load_tiny()
     settings = ZeroStageSettings(num_inference_steps=args.steps)
-    out = cli_shared.output_folder(
-        args.out, args.overwrite, ("edited.mp4", "compare.png", "matches.png", "report.json")
-    )
     with cli_shared.progress(args) as bar:
         task = bar.add_task("Zero-Stage and baselines", total=args.frames * len(METHODS))
         result = evaluate_clip(
@@ -78,7 +89,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     _write_video(out, result, args.overwrite)
     report["seconds"] |= {"writing": time.perf_counter() - written, "total": time.perf_counter() - started}
     write_json(out / "report.json", report)
-    cli_shared.say(args, _summary(report, out))
+    cli_shared.say(args, _summary(report, args.out))
     return report
 
 

@@ -8,12 +8,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..checks import InputError, Zero2HeroError
 from .console import add_common
 from .hero_options import add_hero_weight_options, add_restore_options, add_training_options
 from .options import add_clip_options, add_match_options, add_output_options, add_preset, whole
+
+if TYPE_CHECKING:
+    from ..files.guard import Results
 
 EXAMPLES = """\
 The folder gets the video, frames/, report.json, and beside them zero/ (Zero-Stage), training/ (LoRA, plot, samples).
@@ -25,7 +28,6 @@ examples:
       --video clip.mp4 --anchor 12 --reference edited.png --out result --size 512
   zero2hero edit ... --out result --resume      (after an interruption: the same command with --resume)
 """
-STATES = ("zero_anchor/zero.json", "zero_target/zero.json", "training/train.json", "training/state.pt", "hero.json")
 DIVISOR = 16  # of the sides of frames, for the checks
 
 
@@ -55,19 +57,39 @@ def add_parser(subparsers: Any) -> None:
     )
     add_output_options(parser)
     add_common(parser)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out: the results of its parts."""
+    from ..files.guard import Results
+    from ..jobs.frames import frame_results
+    from ..jobs.restore import restore_results
+    from ..jobs.train import train_results
+
+    found = restore_results(args) | train_results(args).below("training") | Results(("anchor.png",))
+    for folder in ("zero", "zero_anchor", "zero_target"):
+        found |= frame_results("zero.json", "zero.mp4").below(folder)
+    return found
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Check what can be checked before the first part begins, then run the parts; returns one report."""
+    from .folder import job_folder
+
+    _check_given(args)
+    with job_folder(args, "edit", results(args), remedy="--resume or --overwrite") as out:
+        return _run(args, out)
+
+
+def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    from ..files.guard import clear
     from ..files.json_file import write_json
 
-    out = Path(args.out)
     _check(args, out)
     started = time.perf_counter()
-    if args.overwrite:  # of an earlier edit, nothing is taken up later
-        for name in STATES:
-            (out / name).unlink(missing_ok=True)
+    if args.overwrite and out != Path(args.out):  # of an earlier edit that did not end, nothing is taken up
+        clear(out)
     with _advice(out):
         reports = Edit(args, out).run()
     seconds = {name: part["seconds"]["total"] for name, part in reports.items()}
@@ -80,12 +102,10 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
-def _check(args: argparse.Namespace, out: Path) -> None:
-    """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
+def _check_given(args: argparse.Namespace) -> None:
+    """Raise `InputError` when models or files are missing."""
     from ..backbones.sources import HUB
     from ..jobs import clip as cli_inputs
-    from ..jobs import frames as cli_frames
-    from .hero_inputs import hero_settings, restore_settings
 
     if args.tiny == bool(args.zero_model or args.hero_model) or (
         not args.tiny and not (args.zero_model and args.hero_model)
@@ -94,8 +114,16 @@ def _check(args: argparse.Namespace, out: Path) -> None:
     cli_inputs.check_paths(args.video, args.reference, args.text_embedding, args.vae)
     if not args.tiny and not args.hero_model.startswith(HUB):
         cli_inputs.check_paths(args.hero_model)
-    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
-    if args.resume and out.is_dir() and any(out.iterdir()) and not (out / "zero").is_dir():
+
+
+def _check(args: argparse.Namespace, out: Path) -> None:
+    """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
+    from ..files.guard import content
+    from ..jobs import clip as cli_inputs
+    from ..jobs import frames as cli_frames
+    from .hero_inputs import hero_settings, restore_settings
+
+    if args.resume and content(out) and not (out / "zero").is_dir():
         raise InputError(f"--resume: {out} holds no earlier `zero2hero edit`; choose its folder.")
     blank: Any = SimpleNamespace(recommended={})  # what suits the model is in range
     settings = hero_settings(args, blank)
@@ -163,7 +191,7 @@ class Edit:
 
         blank = ["zero", "--tiny", "--video", "-", "--anchor", "0", "--reference", "-", "--out", "-"]
         defaults = vars(build_parser().parse_args(blank))
-        part = self._part(folder, resume=self._resumes(folder, "zero.json"), **changes)
+        part = self._part(folder, resume=self._resumes(folder, "zero.json", "zero"), **changes)
         given = {name: value for name, value in vars(part).items() if name in defaults}
         merged = defaults | given | {"model": self.args.zero_model, "dtype": "auto", "func": None}
         merged |= {"video_name": "zero.mp4", "codec": None, "crf": None}
@@ -172,27 +200,31 @@ class Edit:
     def _train(self, folders: list[str], target: str | None) -> dict[str, Any]:
         from ..jobs.train import train
 
-        resume = self._resumes("training", "train.json")
+        resume = self._resumes("training", "train.json", "hero train")
         more = {"zero": folders, "zero_anchor": target, "also": [], "truth": None, "resume": resume}
         return train(self._part("training", **more, **self._hero()))
 
     def _restore(self, folders: list[str]) -> dict[str, Any]:
+        from ..files.guard import begun_in
         from ..jobs.clip import fingerprint
         from ..jobs.frames import read_state
         from ..jobs.restore import restore
 
         lora = self.out / "training" / "hero_lora.safetensors"
-        resume = self._resumes("", "hero.json")
+        begun = begun_in(self.out, "hero restore") / "hero.json"
+        resume = self._resumes("", "hero.json", "hero restore")
         if resume:  # a training that went on has another LoRA now
-            resume = read_state(self.out / "hero.json").get("lora 0 sha256") == fingerprint(str(lora))
+            resume = read_state(begun).get("lora 0 sha256") == fingerprint(str(lora))
         return restore(self._part("", zero=folders, lora=[str(lora)], resume=resume, **self._hero()))
 
     def _hero(self) -> dict[str, Any]:
         """Model of Hero-Stage; the size is that of the Zero-Stage frames."""
         return {"model": self.args.hero_model, "dtype": None, "size": None}
 
-    def _resumes(self, folder: str, state: str) -> bool:
-        return bool(self.args.resume) and (self.out / folder / state).exists()
+    def _resumes(self, folder: str, state: str, command: str) -> bool:
+        from ..files.guard import begun_in
+
+        return bool(self.args.resume) and (begun_in(self.out / folder, command) / state).exists()
 
     @staticmethod
     def _anchor_is_chosen(report: dict[str, Any]) -> bool:

@@ -66,7 +66,7 @@ def _add_train(commands: Any) -> None:
     again.add_argument("--resume", action="store_true", help="go on with an interrupted run of the same command")
     again.add_argument("--overwrite", action="store_true", help="replace the results of an earlier run")
     add_common(train)
-    train.set_defaults(func=run_train)
+    train.set_defaults(func=run_train, results=train_results)
 
 
 def _add_restore(commands: Any) -> None:
@@ -89,7 +89,7 @@ def _add_restore(commands: Any) -> None:
     )
     add_output_options(restore)
     add_common(restore)
-    restore.set_defaults(func=run_restore)
+    restore.set_defaults(func=run_restore, results=restore_results)
 
 
 def _add_zero(parser: Any) -> None:
@@ -100,6 +100,20 @@ def _add_zero(parser: Any) -> None:
         metavar="DIR",
         help="folder that `zero2hero zero` wrote for the same frames; of several, the first that has a frame counts",
     )
+
+
+def train_results(args: Any) -> Any:
+    """What `hero train` writes in --out."""
+    from ..jobs.train import train_results as results
+
+    return results(args)
+
+
+def restore_results(args: Any) -> Any:
+    """What `hero restore` writes in --out."""
+    from ..jobs.restore import restore_results as results
+
+    return results(args)
 
 
 def run_train(args: Any) -> dict[str, Any]:

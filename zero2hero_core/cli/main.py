@@ -12,13 +12,13 @@ import errno
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from .. import __version__
-from ..checks import InputError, Zero2HeroError
-from ..files.json_file import write_json
+from ..checks import Zero2HeroError
+from ..files.json_file import write_report
 from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, tiny, zero
+from .folder import check_report
 from .options import Parser, fill_preset
 
 EXAMPLES = """\
@@ -52,11 +52,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         build_parser().parse_args(argv, args)
         fill_preset(args)
         if args.json is not None:
-            _check_report_path(args.json)
+            check_report(args)
         report: dict[str, Any] = args.func(args)
         if args.json is not None:
-            args.json.parent.mkdir(parents=True, exist_ok=True)
-            write_json(args.json, report)
+            write_report(args.json, report)
     except SystemExit as stop:  # argparse, after --help and --version
         return 2 if stop.code else 0
     except KeyboardInterrupt:
@@ -88,14 +87,6 @@ def _describe(error: Exception) -> tuple[str, int]:
         return "out of memory: use a smaller --size or --batch, or close other programs.", 1
     kind = type(error).__name__
     return f"unexpected {kind}: {error} (a fault of the program: report what it prints with --debug).", 1
-
-
-def _check_report_path(path: Path) -> None:
-    """Notice before the work that its report could not be written."""
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if path.is_dir() or not parent.is_dir():
-        problem = "it is a folder" if path.is_dir() else f"{parent} is no folder"
-        raise InputError(f"--json {path}: expected the name of a file to write, but {problem}.")
 
 
 if __name__ == "__main__":

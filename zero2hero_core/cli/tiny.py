@@ -71,6 +71,8 @@ def add_parser(subparsers: Any) -> None:
 
 def run_train(args: argparse.Namespace) -> dict[str, Any]:
     """Train; returns the recipe and the last line of the curve."""
+    from ..files.guard import Results, remove_leftovers
+    from ..files.lock import locked_folder
     from ..jobs.clip import pick_device
     from ..tiny.dit import dit_metadata
     from ..tiny.recipe.dit import scaled_dit_recipe, train_dit
@@ -87,12 +89,16 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
     def log(line: str) -> None:
         cli_shared.say(args, line)
 
-    if args.part == "dit":
-        train_dit(scaled_dit_recipe(**chosen), args.work, args.out, device=device, log=log)
-        described = dit_metadata(args.out)
-    else:
-        train(scaled_recipe(**chosen), args.work, args.out, device=device, log=log)
-        described = weights_metadata(args.out)
+    with locked_folder(args.work, "zero2hero tiny train"), locked_folder(args.out, "zero2hero tiny train"):
+        own = r"(dit_)?state\.pt|.*\.safetensors"
+        for folder in (args.work, args.out):
+            remove_leftovers(folder, Results(series=((".", own),)))
+        if args.part == "dit":
+            train_dit(scaled_dit_recipe(**chosen), args.work, args.out, device=device, log=log)
+            described = dit_metadata(args.out)
+        else:
+            train(scaled_recipe(**chosen), args.work, args.out, device=device, log=log)
+            described = weights_metadata(args.out)
     return {"command": "tiny train", "part": args.part, "out": str(args.out), **described}
 
 

@@ -18,7 +18,10 @@ from .options import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from ..correspondence.file import ClipCorrespondence
+    from ..files.guard import Results
     from ..jobs.clip import Clip, Masks
     from ..zero_stage.stage import ZeroStage
 
@@ -86,11 +89,27 @@ def add_parser(subparsers: Any) -> None:
     )
     add_output_options(parser)
     add_common(parser)
-    parser.set_defaults(func=run)
+    parser.set_defaults(func=run, results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    from ..jobs.frames import frame_results
+
+    return frame_results("zero.json", args.video_name)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the job; nothing is written before every input has been checked."""
+    from ..jobs.clip import check_paths
+    from .folder import job_folder
+
+    check_paths(args.video, args.reference, args.mask, args.matches)
+    with job_folder(args, "zero", results(args), remedy="--resume or --overwrite") as out:
+        return _run(args, out)
+
+
+def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     from pathlib import Path
 
     from ..correspondence.file import load_correspondences
@@ -100,9 +119,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from ..zero_stage.stage import ZeroStage
 
     notes: list[str] = []
-    out = Path(args.out)
-    cli_inputs.check_paths(args.video, args.reference, args.mask, args.matches)
-    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
     settings = cli_inputs.settings_of(args)
     matches = load_correspondences(Path(args.matches)) if args.matches else None
     backbone = cli_inputs.load_model(args)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,14 +12,16 @@ import torch
 from safetensors.torch import save
 
 from ..checks import InputError, Zero2HeroError
+from .guard import check_regular, temporary_name
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
     """Write a .safetensors file through a temporary one; equal content makes equal files.
 
-    Raises: InputError when `path` cannot be written; Zero2HeroError when the disk is full.
+    Raises: InputError when `path` cannot be written or is no file; Zero2HeroError when the disk is full.
     """
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    check_regular(path)
+    part = temporary_name(path)
     try:
         content = memoryview(save(dict(tensors), dict(metadata)))  # `save_file` hides what the system said
         start = 8 + int.from_bytes(content[:8], "little")

@@ -17,6 +17,7 @@ from ..backbones.sd.unet import UNetBackbone
 from ..checks import InputError
 from ..cli.console import warn
 from ..correspondence.match import level_k, top_k_matches
+from ..files.guard import content
 from ..video.image_reader import IMAGE_SUFFIXES, image_files, names_images
 from ..video.resize import Policy
 from ..video.source import FrameSource, open_frames, read_image, resize_frames
@@ -47,7 +48,7 @@ def check_folder(out: Path, *, may_exist: bool, remedy: str) -> None:
         raise InputError(f"--out {out}: expected a folder, but {there} is a file; choose another name.")
     if not os.access(there, os.W_OK):
         raise InputError(f"--out {out}: {there} is not writable; choose another folder.")
-    if out.is_dir() and any(out.iterdir()) and not may_exist:
+    if content(out) and not may_exist:
         raise InputError(f"--out {out}: is not empty; choose another folder or add {remedy}.")
 
 

@@ -17,6 +17,7 @@ import torch
 from .. import __version__
 from ..checks import InputError, Zero2HeroError
 from ..cli.console import progress, say
+from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
 from ..memory_batches import halving
 from ..metrics.psnr import psnr
@@ -26,7 +27,13 @@ from .clip import Clip, nearly_equal, note
 
 REPORT, FRAMES = "report.json", "frames"
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
-_OWN = re.compile(r"frame_\d{6,}\.png|\.frame_.*\.partial\.png")
+_FRAME = r"frame_\d{6,}\.png"
+_OWN = re.compile(rf"{_FRAME}|\.frame_.*\.partial\.png")
+
+
+def frame_results(state_name: str, video_name: str) -> Results:
+    """What a `FrameJob` writes."""
+    return Results((state_name, video_name, REPORT), ((FRAMES, _FRAME),))
 
 
 def check_video(args: argparse.Namespace, clip: Clip) -> None:
@@ -111,7 +118,7 @@ class FrameJob(ABC):
         resumed = self.args.resume and state_file.exists()
         if resumed:
             check_same(read_state(state_file), state)
-        elif self.args.resume and self.out.is_dir() and any(self.out.iterdir()):
+        elif self.args.resume and content(self.out):
             raise InputError(f"--resume: {self.out} holds no {self.state_name} of an earlier run; choose its folder.")
         self.out.mkdir(parents=True, exist_ok=True)
         for file in frames.iterdir() if frames.is_dir() else ():
@@ -189,7 +196,7 @@ class FrameJob(ABC):
         return {
             "command": self.command,
             "state": state,
-            "video": str(self.out / self.args.video_name),
+            "video": str(final_path(self.out / self.args.video_name)),
             "frames": rows,
             "count": len(rows),
             "reused": reused,

@@ -12,22 +12,32 @@ import torch
 
 from .. import __version__
 from ..checks import InputError
+from ..cli.folder import job_folder
 from ..cli.hero_inputs import ZeroFrames, load_hero_model, open_hero_clip, restore_settings
+from ..files.guard import Results
 from ..hero_stage.lora.file import load_lora
 from ..hero_stage.stage import HeroStage
 from ..hero_stage.training.pairs import MODES
 from . import clip as cli_inputs
 from . import frames as cli_frames
 from .clip import Clip
-from .frames import FrameJob, tensor_digest
+from .frames import FrameJob, frame_results, tensor_digest
 
 
 def restore(args: argparse.Namespace) -> dict[str, Any]:
     """Check every input, then restore; returns the report."""
-    notes: list[str] = []
-    out = Path(args.out)
     cli_inputs.check_paths(args.video, *args.zero, *args.lora)
-    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
+    with job_folder(args, "hero restore", restore_results(args), remedy="--resume or --overwrite") as out:
+        return _restore(args, out)
+
+
+def restore_results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    return frame_results("hero.json", args.video_name)
+
+
+def _restore(args: argparse.Namespace, out: Path) -> dict[str, Any]:
+    notes: list[str] = []
     zero = ZeroFrames(args.zero)
     backbone = load_hero_model(args)
     clip = open_hero_clip(args, zero, notes, backbone.multiple)

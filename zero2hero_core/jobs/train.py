@@ -16,6 +16,7 @@ from .. import __version__
 from ..backbones.flux.dit import DiTBackbone
 from ..checks import InputError, Zero2HeroError
 from ..cli.console import progress, say
+from ..cli.folder import job_folder
 from ..cli.hero_inputs import (
     ZeroFrames,
     extra_references,
@@ -24,11 +25,12 @@ from ..cli.hero_inputs import (
     open_hero_clip,
     restore_settings,
 )
+from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
 from ..hero_stage.lora.file import HeroMetadata
 from ..hero_stage.stage import HeroStage
 from ..hero_stage.training.pairs import training_pairs
-from ..hero_stage.training.run import LORA, PLOT, STATE, RunSettings, TrainingRun
+from ..hero_stage.training.run import LORA, PLOT, RESULTS, STATE, RunSettings, TrainingRun
 from ..hero_stage.training.trainer import HeroSettings, HeroTrainer
 from ..memory_batches import is_out_of_memory
 from . import clip as cli_inputs
@@ -41,11 +43,19 @@ RUN_STATE = "train.json"
 
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Check every input, then train; returns the report."""
+    cli_inputs.check_paths(args.video, args.reference, args.truth, *args.zero, args.zero_anchor)
+    with job_folder(args, "hero train", train_results(args), remedy="--resume or --overwrite") as out:
+        return _checked(args, out)
+
+
+def train_results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    return RESULTS | Results((REPORT, RUN_STATE))
+
+
+def _checked(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     notes: list[str] = []
-    out = Path(args.out)
-    cli_inputs.check_paths(args.video, args.reference, args.truth, *args.zero, args.zero_anchor)
-    cli_inputs.check_folder(out, may_exist=args.resume or args.overwrite, remedy="--resume or --overwrite")
     if args.mode == "implicit" and not args.zero_anchor:
         raise InputError("--mode implicit: needs --zero-anchor, Zero-Stage frames with the anchor as the reference.")
     zero = ZeroFrames(args.zero)
@@ -72,7 +82,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     report["seconds"]["total"] = round(time.perf_counter() - started, 3)
     write_json(out / REPORT, report)
     last = report["evaluations"][-1]
-    say(args, f"{run.trainer.done} steps; anchor {last['psnr_anchor']:.2f} dB after training: {out / LORA}")
+    say(args, f"{run.trainer.done} steps; anchor {last['psnr_anchor']:.2f} dB after training: {final_path(out / LORA)}")
     return report
 
 
@@ -107,7 +117,7 @@ def _check_state(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> 
     """Raise `InputError` when a run cannot be resumed; writes nothing. Without a checkpoint, it may change."""
     if args.resume and (out / STATE).exists():
         check_same(read_state(out / RUN_STATE), state)
-    elif args.resume and out.is_dir() and any(out.iterdir()) and not (out / RUN_STATE).exists():
+    elif args.resume and content(out) and not (out / RUN_STATE).exists():
         raise InputError(f"--resume: {out} holds no {RUN_STATE} of an earlier run; choose its folder.")
 
 
@@ -188,7 +198,7 @@ def _report(args: argparse.Namespace, out: Path, run: TrainingRun, begun: int, n
     steps = run.trainer.done - begun
     return {
         "command": "hero train",
-        "lora": str(out / LORA),
+        "lora": str(final_path(out / LORA)),
         "steps": run.trainer.done,
         "resumed_at": begun,
         "stopped_early": run.stopped_early,

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ..backbones.flux.dit import TINY, DiTBackbone, PlainCodec, TextEmbedding
 from ..checks import InputError
+from ..files.guard import temporary_name
 from .autoencoder import PatchAutoencoder
 from .unet import load_tiny, weights_folder
 
@@ -68,7 +69,7 @@ def as_dit_backbone(transformer: Any, autoencoder: PatchAutoencoder | None = Non
 def save_dit(folder: Path, transformer: Any, metadata: dict[str, str]) -> None:
     """Write the transformer to `folder` in half precision, through a temporary file."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / (DIT_FILE + ".part")
+    part = temporary_name(folder / DIT_FILE)
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in transformer.state_dict().items()}
     save_file(tensors, part, metadata)
     part.replace(folder / DIT_FILE)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones.sd.unet import UNetBackbone
 from ..checks import InputError
 from ..diffusion.ddim import stable_diffusion_alphas
+from ..files.guard import temporary_name
 from .autoencoder import PatchAutoencoder
 
 CONTEXT = (4, 32)  # tokens and width of the (all-zero) empty prompt
@@ -67,7 +68,7 @@ def save_weights(folder: Path, unet: Any, autoencoder: PatchAutoencoder, metadat
         AUTOENCODER_FILE: {name: tensor.detach().contiguous() for name, tensor in autoencoder.state_dict().items()},
     }
     for name, tensors in parts.items():
-        part = folder / (name + ".part")
+        part = temporary_name(folder / name)
         save_file(tensors, part, metadata)
         part.replace(folder / name)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from ..checks import InputError, ShapeError, Zero2HeroError
+from ..files.guard import check_regular, temporary_name
 
 
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite: bool = False) -> None:
@@ -102,11 +102,6 @@ def _save_png(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
     picture.save(path, format="PNG", pnginfo=info, compress_level=4)
 
 
-def temporary_name(target: Path) -> Path:
-    """A hidden name beside the target that no other writer takes."""
-    return target.with_name(f".{target.stem}.{secrets.token_hex(4)}.partial{target.suffix}")
-
-
 def publish(temporary: Path, target: Path, overwrite: bool) -> None:
     """Give a finished temporary file its name. Raises: InputError when the name was taken meanwhile."""
     if target.exists() and not overwrite:
@@ -119,6 +114,7 @@ def check_target(target: Path, overwrite: bool) -> None:
     check_parent(target)
     if target.is_dir():
         raise InputError(f"{target}: expected the name of a file to write, got a folder.")
+    check_regular(target)
     if target.exists() and not overwrite:
         raise InputError(f"{target}: exists already; choose another name or allow overwriting.")
 

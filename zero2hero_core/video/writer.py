@@ -22,9 +22,10 @@ import torch
 from av.container import OutputContainer
 
 from ..checks import InputError, ShapeError, Zero2HeroError, check_images
+from ..files.guard import temporary_name
 from .audio import AudioSpan, AudioTrack
 from .decode import ACCURATE, open_video
-from .image_writer import PngSequence, check_target, explained, publish, temporary_name, to_bytes, write_image
+from .image_writer import PngSequence, check_target, explained, publish, to_bytes, write_image
 from .source import frame_rate
 
 __all__ = ["VideoWriter", "write_image"]

@@ -258,6 +258,21 @@ def test_overwrite_replaces_own_files_only(zero, tmp_path):
     assert report(tmp_path / "out")["count"] == 1
 
 
+def test_an_interrupted_overwrite_leaves_the_old_result(zero, unbroken, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    shutil.copytree(unbroken, out)
+    before = {file: file.read_bytes() for file in out.rglob("*") if file.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr(ZeroStage, "edit", interrupt_at(2, ZeroStage.edit))
+        assert zero("--stride", "2", "--seed", "1", "--overwrite") == 1
+    assert "2 of 4 frames" in error_line(capsys)
+    assert {file: file.read_bytes() for file in before} == before
+    assert zero("--stride", "2", "--seed", "1", "--resume") == 0
+    assert report(out)["reused"] == 2 and report(out)["state"]["seed"] == 1
+    assert report(out)["video"] == str(out / "edited.mp4")
+    assert {file for file in out.rglob("*") if file.is_file()} == set(before)
+
+
 @pytest.mark.parametrize(
     ("named", "options", "message"),
     [

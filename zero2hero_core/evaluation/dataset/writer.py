@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,8 @@ import torch
 
 from ... import __version__
 from ...checks import InputError, ShapeError
-from ...video.image_writer import explained, temporary_name, write_image
+from ...files.guard import temporary_name
+from ...video.image_writer import explained, write_image
 from .correspondence import FrameCorrespondence, save_frame_correspondence
 from .info import TaskInfo
 from .task import (
@@ -120,11 +123,36 @@ class TaskWriter:
         self.extra(INFO, done.to_json())
         check_free(self.folder, self._overwrite)
         with explained(self.folder):
-            if self.folder.is_dir():
-                old = temporary_name(self.folder)
-                os.replace(self.folder, old)
+            old = _set_aside(self.folder) if self.folder.is_dir() else None
+            try:
+                os.replace(self._temporary, self.folder)
+            except OSError:
+                if old is not None:
+                    os.replace(old, self.folder)
+                raise
+            if old is not None:
                 shutil.rmtree(old, ignore_errors=True)
-            os.replace(self._temporary, self.folder)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Move a task that is being replaced out of the way. `remove_unfinished` puts it back where a run dies then."""
+    aside = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.replaced")
+    os.replace(folder, aside)
+    return aside
+
+
+def remove_unfinished(parent: Path) -> None:
+    """Clear up after runs that died in a folder of tasks: half a task is removed, a whole one that was to be replaced
+    and has no successor is put back. Call it with the folder locked."""
+    for folder in parent.glob(".*.replaced") if parent.is_dir() else ():
+        if found := re.fullmatch(r"\.(.+)\.[0-9a-f]{8}\.replaced", folder.name):
+            if (parent / found[1]).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            else:
+                os.replace(folder, parent / found[1])
+    for folder in parent.glob(".*.partial*") if parent.is_dir() else ():
+        if folder.is_dir() and re.fullmatch(r"\..+\.[0-9a-f]{8}\.partial(\.\w+)?", folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def check_free(folder: Path, overwrite: bool) -> None:

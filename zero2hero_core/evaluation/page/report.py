@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from ...files.guard import temporary_name
 from ...files.json_file import write_json
 from ..quality.measures import BETTER_LOW, LPIPS, VBENCH
 from ..quality.statistics import spread
@@ -83,7 +84,7 @@ def write_page(out: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
+    part = temporary_name(path)
     part.write_text(text, encoding="utf-8")
     part.replace(path)
 

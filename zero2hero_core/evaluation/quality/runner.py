@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -22,6 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from ...files.guard import temporary_name
 from ...files.tensor_file import write_tensors
 from ..revision import revision
 from .clips import Clip, clip_at
@@ -126,7 +126,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part = temporary_name(path)
     part.write_text(json.dumps(found), encoding="utf-8")  # infinities stay what they are
     part.replace(path)
 

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import InputError
-from ...video.image_writer import check_parent, explained, temporary_name
+from ...files.guard import check_regular, temporary_name
+from ...video.image_writer import check_parent, explained
 
 COLUMNS = ("step", "loss", "learning_rate", "seconds", "psnr_anchor", "psnr_truth", "psnr_zero")
 PLOT_SIZE = (1000, 400)  # width, height in pixels
@@ -224,6 +225,7 @@ def _parse(line: str, place: str, previous: float) -> dict[str, float]:
 def _replace(target: Path, data: bytes) -> None:
     """Write a whole file under a temporary name, then give it its own."""
     check_parent(target)
+    check_regular(target)
     temporary = temporary_name(target)
     try:
         with explained(target):

@@ -10,12 +10,15 @@ from pathlib import Path
 import torch
 
 from ...checks import InputError, Zero2HeroError, check_range
+from ...files.guard import Results, remove_leftovers
+from ...files.lock import locked_folder
 from ...metrics.psnr import psnr
 from ..lora.file import HeroMetadata, save_lora
 from .log import EarlyStop, TrainingLog
 from .trainer import HeroTrainer
 
 STATE, LORA, PLOT, SAMPLES = "state.pt", "hero_lora.safetensors", "training.png", "samples"
+RESULTS = Results((STATE, LORA, PLOT, "log.csv"), ((SAMPLES, r"step_\d{6,}\.png"),))
 
 
 @dataclass(frozen=True)
@@ -98,9 +101,15 @@ class TrainingRun:
         return self.trainer.done
 
     def run(self) -> None:
-        """Train to the end. Raises: Zero2HeroError when stopped or the loss is no number; the checkpoint is kept."""
+        """Train to the end. Raises: Zero2HeroError when stopped or the loss is no number; the checkpoint is kept;
+        InputError when another run trains in the folder.
+
+        `resume` writes, too: whoever calls both holds `locked_folder` around them.
+        """
         try:
-            self._run()
+            with locked_folder(self.folder, "Hero-Stage training"):
+                remove_leftovers(self.folder, RESULTS)
+                self._run()
         except KeyboardInterrupt as error:
             raise Zero2HeroError(
                 f"interrupted; {self._kept()}; to go on, give the same command with --resume."

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from ...backbones.flux.dit import DiTBackbone
 from ...checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from ...diffusion.flow_matching import draw_sigma, mix_noise
+from ...files.guard import temporary_name
 from ..lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
 from ..sampling import run_conditions
 from .pairs import MODES, TrainingPair
@@ -193,12 +194,13 @@ class HeroTrainer:
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file. Raises: Zero2HeroError when it cannot be written."""
-        part = path.with_name(path.name + ".part")
+        part = temporary_name(path)
         lora, optimiser = self.lora.state_dict(), self.optimiser.state_dict()
         values = (_plain(self.settings), lora, optimiser, self.generator.get_state(), self.done)
         state = dict(zip(STATE_PARTS, values, strict=True))
         try:
-            torch.save(state, part)
+            with part.open("wb") as file:  # of a name, torch would put it into the file
+                torch.save(state, file)
             part.replace(path)
         except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError, also for a full disk
             raise Zero2HeroError(f"{path}: cannot be written ({error}); free some space on the disk.") from error

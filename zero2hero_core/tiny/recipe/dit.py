@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from ...attention.conditions import pack_latents
 from ...checks import InputError
+from ...files.guard import temporary_name
 from ..dit import as_dit_backbone, build_dit, save_dit
 from ..unet import load_tiny
 from .degrade import sample_restore
@@ -131,7 +132,7 @@ class DiTTrainer:
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file."""
-        part = path.with_suffix(".part")
+        part = temporary_name(path)
         state = {
             "transformer": self.transformer.state_dict(),
             "average": self.average,
@@ -141,7 +142,8 @@ class DiTTrainer:
             "seconds": self.seconds,
             "recipe": asdict(self.recipe),
         }
-        torch.save(state, part)
+        with part.open("wb") as file:
+            torch.save(state, file)
         part.replace(path)
 
     def load(self, path: Path) -> None:
@@ -160,7 +162,7 @@ class DiTTrainer:
 
 def _partners(path: Path, build: Callable[[], torch.Tensor]) -> torch.Tensor:
     if not path.exists():
-        part = path.with_suffix(".part")
+        part = temporary_name(path)
         save_file({"latents": build()}, part)
         part.replace(path)
     return load_file(path)["latents"]

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+from ...files.guard import temporary_name
 from ..autoencoder import PatchAutoencoder, fit_patch_autoencoder
 from ..scenes.scene import Scene, split_seed
 
@@ -115,7 +116,7 @@ def cached_pool(path: Path, build: Callable[[], Pool]) -> Pool:
     if not path.exists():
         pool = build()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
+        part = temporary_name(path)
         save_file({"latents": pool.latents, "coords": pool.coords, "visible": pool.visible.to(torch.uint8)}, part)
         part.replace(path)
     stored = load_file(path)

@@ -27,6 +27,7 @@ from ...attention.protocol import HookSlot
 from ...backbones.sd.unet import HookedAttention, decoder_attentions
 from ...checks import InputError
 from ...diffusion.ddim import stable_diffusion_alphas
+from ...files.guard import temporary_name
 from ..autoencoder import PatchAutoencoder
 from ..unet import CONTEXT, build_unet, save_weights
 from .pairs import PairAttention, PairBatch, contrastive_loss, sample_pairs
@@ -185,18 +186,11 @@ class Trainer:
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file."""
-        part = path.with_suffix(".part")
+        part = temporary_name(path)
         state = {"unet": self.unet.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
-        torch.save(
-            {
-                **state,
-                "random": self.generator.get_state(),
-                "done": self.done,
-                "seconds": self.seconds,
-                "recipe": asdict(self.recipe),
-            },
-            part,
-        )
+        more = {"random": self.generator.get_state(), "done": self.done, "seconds": self.seconds}
+        with part.open("wb") as file:
+            torch.save({**state, **more, "recipe": asdict(self.recipe)}, file)
         part.replace(path)
 
     def load(self, path: Path) -> None:
