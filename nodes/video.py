@@ -11,6 +11,7 @@ from typing import Any
 from ..zero2hero_core.checks import InputError
 from .convert.audio import write_audio
 from .convert.checks import check_choice
+from .host.notes import Notes
 from .host.services import (
     InputImpl,
     Progress,
@@ -138,6 +139,7 @@ class VideoLoad(io.ComfyNode):
                     "video", display_name="video", tooltip="The loaded frames with rate and sound as one VIDEO."
                 ),
             ],
+            hidden=[io.Hidden.unique_id],
         )
 
     @classmethod
@@ -170,6 +172,7 @@ class VideoLoad(io.ComfyNode):
         size = size_of(short_side, width, height)
         chosen = {"force_rate": force_rate, "start": start, "maximum": maximum, "stride": stride}
         selection = select(input_path(file), **chosen, size=size, fit=fit, multiple=multiple)
+        selection.tell(Notes(cls))
         with selection.source:
             return _loaded(selection, anchor_frame)
 
@@ -263,9 +266,10 @@ def write_clip(clip: Clip, path: Path, crf: int | None, texts: dict[str, str]) -
     from ..zero2hero_core.video.writer import VideoWriter
 
     progress, first = Progress(clip.count), None
+    times = clip.times if path.suffix else None  # numbered pictures have no times
     with (
         _sound_file(clip if path.suffix else None) as sound,
-        VideoWriter(path, clip.fps, crf=crf, audio_from=sound, metadata=texts) as writer,
+        VideoWriter(path, clip.fps, times=times, crf=crf, audio_from=sound, metadata=texts) as writer,
     ):
         for frame in clip.frames:
             first = frame if first is None else first

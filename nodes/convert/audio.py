@@ -14,7 +14,8 @@ import av
 import torch
 
 from ...zero2hero_core.checks import InputError
-from ...zero2hero_core.video.decode import start_time
+from ...zero2hero_core.video.audio import timed_frames
+from ...zero2hero_core.video.decode import sound_track, start_time
 
 
 def read_audio(path: Path, begin: float, end: float) -> dict[str, Any] | None:
@@ -26,7 +27,7 @@ def read_audio(path: Path, begin: float, end: float) -> dict[str, Any] | None:
     try:
         options = {"protocol_whitelist": "file"}
         with av.open(f"file:{path}", metadata_errors="replace", options=options) as container:
-            if not container.streams.audio:
+            if sound_track(container) is None:
                 return None
             origin = Fraction(begin) + start_time(container)
             if begin > 1:  # a second early: seeking lands on packets, and codecs need some to settle
@@ -37,14 +38,12 @@ def read_audio(path: Path, begin: float, end: float) -> dict[str, Any] | None:
 
 
 def _decode(container: av.container.InputContainer, origin: Fraction, seconds: float) -> dict[str, Any]:
-    stream = container.streams.audio[0]
+    stream = sound_track(container)
     rate = stream.codec_context.sample_rate
     resampler = av.AudioResampler(format="fltp", layout=stream.codec_context.layout.name, rate=rate)
     waveform = torch.zeros(stream.codec_context.channels, max(1, round(seconds * rate)))
-    for frame in container.decode(stream):
+    for frame in timed_frames(container.decode(stream), stream):
         for piece in resampler.resample(frame):
-            if piece.pts is None or piece.time_base is None:
-                continue
             first = round((piece.pts * piece.time_base - origin) * rate)
             if first >= waveform.shape[1]:
                 return {"waveform": waveform[None], "sample_rate": rate}

@@ -12,10 +12,12 @@ from typing import Any, Literal
 import torch
 
 from ...zero2hero_core.checks import InputError
+from ...zero2hero_core.video.audio import silence_reason
 from ...zero2hero_core.video.source import FrameSource, frame_rate, open_frames
 from ..convert.audio import read_audio
 from ..convert.checks import check_choice
 from ..convert.pictures import to_core
+from ..host.notes import Notes
 from ..host.services import Progress, free_memory, video_file
 
 SHARE = 0.8  # of the free memory that loaded frames may take; the rest of the graph needs some, too
@@ -24,13 +26,28 @@ FITS: dict[str, Literal["resize", "crop", "pad"]] = {"stretch": "resize", "crop"
 
 @dataclass(frozen=True)
 class Selection:
-    """Frames of a source. indices: places in it, in order, repeats allowed; fps: their rate; begin, end: seconds."""
+    """Frames of a source.
+
+    indices: places in it, in order, repeats allowed; fps: their rate; begin, end: seconds; even: whether they come at
+    equal distances, see `FrameSource`.
+    """
 
     source: FrameSource
     indices: list[int]
     fps: Fraction
     begin: float
     end: float
+    even: bool = True
+
+    def tell(self, notes: Notes) -> None:
+        """Say what the user should know before the frames are worked on."""
+        for text in self.source.notes:
+            notes.warn(text)
+        if not self.even:
+            notes.warn(
+                "the video has a variable frame rate, and an IMAGE batch has one rate only: sound and picture drift "
+                f"apart; set force_rate, to {float(round(self.fps))} for example, to keep them in step"
+            )
 
     def audio(self) -> dict[str, Any] | None:
         """The sound that belongs to the frames, None where there is none."""
@@ -62,7 +79,7 @@ def select(
     if force_rate == 0:
         source = open_frames(path, start=start, stride=stride, maximum=maximum or None, **shape)
         begin, end = source.time_of(0), source.time_of(len(source) - 1) + float(1 / source.fps)
-        return Selection(source, list(range(len(source))), source.fps, begin, end)
+        return Selection(source, list(range(len(source))), source.fps, begin, end, source.even)
     source, rate = open_frames(path, **shape), frame_rate(force_rate)
     shown = at_rate([source.time_of(index) for index in range(len(source))], source.fps, rate)
     if start >= len(shown):
@@ -106,13 +123,17 @@ def check_memory(count: int, size_hw: tuple[int, int]) -> None:
 
 @dataclass(frozen=True)
 class Clip:
-    """What is to be saved. frames: (3, H, W) each; sound: a file, an AUDIO, or None."""
+    """What is to be saved.
+
+    frames: (3, H, W) each; sound: a file, an AUDIO, or None; times: of a variable frame rate, in seconds, from 0.
+    """
 
     frames: Iterable[torch.Tensor]
     count: int
     size_hw: tuple[int, int]
     fps: Fraction
     sound: Path | dict[str, Any] | None
+    times: list[float] | None = None
 
 
 def clip_of(frames: Any, fps: float, audio: dict[str, Any] | None) -> Clip:
@@ -123,7 +144,10 @@ def clip_of(frames: Any, fps: float, audio: dict[str, Any] | None) -> Clip:
     path = video_file(frames)
     if path is not None:  # read it frame by frame; the host would hold all of them
         source = open_frames(path, multiple=1)
-        return Clip(source, len(source), source.size_hw, source.fps, audio or (path if source.has_audio else None))
+        sound = path if source.has_audio and not silence_reason(path, 0.0, None) else None
+        begin = source.time_of(0)
+        times = None if source.even else [source.time_of(index) - begin for index in range(len(source))]
+        return Clip(source, len(source), source.size_hw, source.fps, audio or sound, times)
     parts = frames.get_components()
     images = to_core(parts.images, "frames")
     rate = Fraction(parts.frame_rate)

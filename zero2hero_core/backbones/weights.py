@@ -137,6 +137,20 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+_QUANTISED = (  # what the name of a tensor tells of how the others are stored
+    ("nf4 or fp4 (bitsandbytes)", (".quant_state.", ".absmax", ".quant_map", ".nested_absmax")),
+    ("scaled fp8", ("scaled_fp8", ".scale_weight", ".scale_input", ".weight_scale", ".input_scale")),
+    ("a quantised form of ComfyUI", (".comfy_quant", ".weight_scale_2")),
+    ("int4 or int8", (".qweight", ".qzeros", ".wscales", ".SCB", ".smooth_factor")),
+)
+
+
+def quantisation(names: Iterable[str]) -> str | None:
+    """Return how weights with these tensor names are quantised, None when nothing tells that they are."""
+    keys = list(names)
+    return next((kind for kind, marks in _QUANTISED if any(mark in key for key in keys for mark in marks)), None)
+
+
 def fill_module(
     module: torch.nn.Module,
     sources: Mapping[str, Source],
@@ -161,8 +175,13 @@ def fill_module(
         InputError: missing, unexpected or misshapen tensors, quantised weights, values that are not finite in `dtype`.
         Zero2HeroError: the device has too little memory.
     """
-    used = {source.key for source in sources.values()}
-    _refuse_other_names(weights, what, missing=used - set(weights.shapes), unexpected=set(claimed) - used)
+    used, claimed = {source.key for source in sources.values()}, set(claimed)
+    if kind := quantisation(claimed - used):
+        raise InputError(
+            f"{weights.path}: expected the {what} in {', '.join(FLOAT_DTYPES)}, got weights quantised as {kind}; "
+            "take the float16 or bf16 file of the model."
+        )
+    _refuse_other_names(weights, what, missing=used - set(weights.shapes), unexpected=claimed - used)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, source in sources.items():
         _check_stored(weights, what, source, shapes[name])

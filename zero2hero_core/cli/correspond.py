@@ -74,7 +74,8 @@ def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     started = time.perf_counter()
     settings = cli_inputs.settings_of(args)
     backbone = cli_inputs.load_model(args)
-    clip = cli_inputs.open_clip(args, backbone.multiple, args.frames)
+    notes: list[str] = []
+    clip = cli_inputs.open_clip(args, backbone.multiple, args.frames, notes)
     stage = ZeroStage(backbone, clip.anchor, clip.anchor, args.anchor, settings, clip.by_index())
     cli_inputs.check_k(stage.settings, stage.editor.grids)
     found = {}
@@ -99,6 +100,7 @@ def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
         "settings": source,
         "frames": rows,
         "mean": {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "index"},
+        "notes": notes,
         "seconds": {**stage.seconds, "total": time.perf_counter() - started},
     }
     write_json(out / REPORT, report)

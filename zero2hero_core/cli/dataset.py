@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..checks import InputError
+from .console import warn
 from .dataset_job import DatasetJob, add_output_options
 from .options import add_frame_options, whole
 
@@ -196,7 +197,7 @@ def _open_clip(args: argparse.Namespace) -> FrameSource:
     from ..video.source import open_frames
 
     check_paths(args.video)
-    return open_frames(
+    source = open_frames(
         args.video,
         start=args.start,
         stop=args.stop,
@@ -205,6 +206,9 @@ def _open_clip(args: argparse.Namespace) -> FrameSource:
         size=args.size,
         policy=args.policy,
     )
+    for text in source.notes:
+        warn(text)
+    return source
 
 
 def _clip_info(

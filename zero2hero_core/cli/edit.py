@@ -95,7 +95,7 @@ def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     seconds = {name: part["seconds"]["total"] for name, part in reports.items()}
     report = reports["restore"] | {"command": "edit"}
     report |= {"parts": {name: part for name, part in reports.items() if name != "restore"}}
-    report["notes"] = [note for part in reports.values() for note in part["notes"]]
+    report["notes"] = list(dict.fromkeys(note for part in reports.values() for note in part["notes"]))
     report["seconds"] |= {f"part {name}": value for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.perf_counter() - started, 3)
     write_json(out / "report.json", report)

@@ -93,7 +93,7 @@ def job_folder(
     args: argparse.Namespace, command: str, results: Results, *, remedy: str = "", empty: bool = True
 ) -> Iterator[Path]:
     """Within the block, args.out is this command's; yields the folder to write to, which is args.out or, where results
-    of an earlier run are replaced, one within it (`file_guard.staged`).
+    of an earlier run are replaced, one within it (`files.guard.staged`).
 
     Args: remedy: options that allow a folder with content, for the error. empty: demand an empty folder without them.
     Raises: InputError when the folder cannot be used, holds what the command reads, or another run works in it.

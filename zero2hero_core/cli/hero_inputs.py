@@ -149,7 +149,7 @@ def open_hero_clip(args: argparse.Namespace, zero: ZeroFrames, notes: list[str],
         given.anchor = given.start
     if (policy := zero.state.get("policy", args.policy)) != args.policy:
         raise InputError(f"--policy: expected {policy}, as for `zero2hero zero`, got {args.policy}.")
-    clip = open_clip(given, multiple)
+    clip = open_clip(given, multiple, notes=notes)
     if zero.state.get("video sha256", digest := fingerprint(args.video)) != digest:
         note(notes, "the Zero-Stage frames were made from another file than --video")
     if zero.size_hw not in (None, clip.size_hw):

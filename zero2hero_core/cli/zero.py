@@ -122,8 +122,8 @@ def _run(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     settings = cli_inputs.settings_of(args)
     matches = load_correspondences(Path(args.matches)) if args.matches else None
     backbone = cli_inputs.load_model(args)
-    clip = cli_inputs.open_clip(args, backbone.multiple)
-    cli_frames.check_video(args, clip)
+    clip = cli_inputs.open_clip(args, backbone.multiple, notes=notes)
+    cli_frames.check_video(args, clip, notes)
     reference = cli_inputs.read_reference(args.reference, clip, notes)
     masks = cli_inputs.Masks(args.mask, clip) if args.mask else None
     stage = ZeroStage(backbone, clip.anchor, reference, args.anchor, settings, clip.by_index())

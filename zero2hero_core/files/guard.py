@@ -14,7 +14,6 @@ import errno
 import json
 import os
 import re
-import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,8 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..checks import InputError
+from .names import temporary_name
 
-LOCKS = (".zero2hero.lock", ".zero2hero.locked")  # see `folder_lock`; they are no content of a folder
+LOCKS = (".zero2hero.lock", ".zero2hero.locked")  # see `files.lock`; they are no content of a folder
 _NAMES = ".names.json"
 _STAGED = re.compile(r"\.zero2hero-[\w-]+\.(new|whole)")
 _PARTIAL = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.partial(?P<suffix>\.\w+)?")
@@ -168,11 +168,6 @@ def _resolved(path: Path) -> Path:
 def content(folder: Path) -> list[Path]:
     """What a folder holds beside the files that lock it; nothing where there is no folder."""
     return sorted(path for path in folder.iterdir() if path.name not in LOCKS) if folder.is_dir() else []
-
-
-def temporary_name(target: Path) -> Path:
-    """A hidden name beside the target that no other writer takes, in this process or any other."""
-    return target.with_name(f".{target.stem[:100]}.{secrets.token_hex(4)}.partial{target.suffix[:20]}")
 
 
 def check_regular(target: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..checks import InputError, Zero2HeroError
-from .guard import temporary_name
+from .names import check_name, temporary_name
 
 
 def finite(value: Any) -> Any:
@@ -96,6 +96,7 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
     Raises: InputError when the place cannot be written, Zero2HeroError when the disk is full.
     """
+    check_name(path)
     part = temporary_name(path)
     try:
         part.write_text(_text(report), encoding="utf-8")

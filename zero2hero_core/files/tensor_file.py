@@ -12,7 +12,8 @@ import torch
 from safetensors.torch import save
 
 from ..checks import InputError, Zero2HeroError
-from .guard import check_regular, temporary_name
+from .guard import check_regular
+from .names import check_name, temporary_name
 
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> None:
@@ -20,6 +21,7 @@ def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Map
 
     Raises: InputError when `path` cannot be written or is no file; Zero2HeroError when the disk is full.
     """
+    check_name(path)
     check_regular(path)
     part = temporary_name(path)
     try:

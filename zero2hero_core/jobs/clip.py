@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import hashlib
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,8 @@ from ..checks import InputError
 from ..cli.console import warn
 from ..correspondence.match import level_k, top_k_matches
 from ..files.guard import content
-from ..video.image_reader import IMAGE_SUFFIXES, image_files, names_images
+from ..files.names import check_name, is_pattern
+from ..video.image_reader import image_files, image_notes, names_images
 from ..video.resize import Policy
 from ..video.source import FrameSource, open_frames, read_image, resize_frames
 from ..zero_stage.stage import ZeroStageSettings
@@ -37,12 +37,13 @@ def note(notes: list[str], text: str) -> None:
 def check_paths(*names: str | None) -> None:
     """Raise `InputError` for a path that does not exist (globs are left to their reader); None is passed over."""
     for name in names:
-        if name is not None and not Path(name).exists() and not glob.has_magic(name):
+        if name is not None and not is_pattern(name) and not Path(name).exists():
             raise InputError(f"{name}: no such file or folder; check the path.")
 
 
 def check_folder(out: Path, *, may_exist: bool, remedy: str) -> None:
     """Raise `InputError` unless `out` can be made, or is an empty folder, or `may_exist` and it is a folder."""
+    check_name(out)
     there = next(path for path in (out.absolute(), *out.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(f"--out {out}: expected a folder, but {there} is a file; choose another name.")
@@ -180,8 +181,13 @@ def start_is(option: str) -> Iterator[None]:
         raise InputError(f"{option}{str(error).removeprefix('start')}") from error
 
 
-def open_clip(args: argparse.Namespace, multiple: int, wanted: Sequence[int] | None = None) -> Clip:
-    """The frames that the arguments choose (or `wanted`, sorted), sides a multiple of `multiple`, and the anchor."""
+def open_clip(
+    args: argparse.Namespace, multiple: int, wanted: Sequence[int] | None = None, notes: list[str] | None = None
+) -> Clip:
+    """The frames that the arguments choose (or `wanted`, sorted), sides a multiple of `multiple`, and the anchor.
+
+    What a user should know of the clip is said aloud and kept in `notes`, if that is given.
+    """
     size = args.size or (TINY_SIZE if args.tiny else None)
     with start_is("--anchor"):
         original = open_frames(args.video, start=args.anchor, maximum=1, multiple=1)
@@ -199,6 +205,9 @@ def open_clip(args: argparse.Namespace, multiple: int, wanted: Sequence[int] | N
         )
     if wanted and wanted[-1] > (last := source.index_of(len(source) - 1)):
         raise InputError(f"--frames: expected 0 to {last} (the clip has {last + 1} frames), got {wanted[-1]}.")
+    if notes is not None:
+        for text in source.notes:
+            note(notes, text)
     places = [index - wanted[0] for index in wanted] if wanted else list(range(len(source)))
     indices = [source.index_of(place) for place in places]
     with original:
@@ -209,6 +218,8 @@ def open_clip(args: argparse.Namespace, multiple: int, wanted: Sequence[int] | N
 def read_reference(path: str, clip: Clip, notes: list[str]) -> torch.Tensor:
     """The reference (3, H, W) at the frames' size; its centre is cut out, and that said, if its shape is another."""
     picture = read_image(path)[None]
+    for text in image_notes(path):
+        note(notes, f"the reference: {text}")
     fitted = clip.fit(picture)
     if fitted is None:
         (h, w), (native_h, native_w) = picture.shape[-2:], clip.native_hw
@@ -237,7 +248,7 @@ class Masks:
     def __init__(self, path: str, clip: Clip):
         self._clip = clip
         self._source = open_frames(path, multiple=1)
-        self._single = Path(path).is_file() and Path(path).suffix.lower() in IMAGE_SUFFIXES
+        self._single = len(self._source) == 1 and Path(path).is_file() and names_images(Path(path))
         count, frames = len(self._source), len(clip.indices)
         if not self._single and count != frames:
             raise InputError(

@@ -19,8 +19,10 @@ from ..checks import InputError, Zero2HeroError
 from ..cli.console import progress, say
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
+from ..files.names import check_name, temporary_name
 from ..memory_batches import halving
 from ..metrics.psnr import psnr
+from ..video.audio import silence_reason
 from ..video.source import read_image
 from ..video.writer import VideoWriter, write_image
 from .clip import Clip, nearly_equal, note
@@ -36,24 +38,43 @@ def frame_results(state_name: str, video_name: str) -> Results:
     return Results((state_name, video_name, REPORT), ((FRAMES, _FRAME),))
 
 
-def check_video(args: argparse.Namespace, clip: Clip) -> None:
-    """Raise `InputError` when the video could not be written as asked for; creates nothing."""
+def check_video(args: argparse.Namespace, clip: Clip, notes: list[str] | None = None) -> None:
+    """Raise `InputError` when the video could not be written as asked for; creates nothing.
+
+    That it will have no sound although the file has some is said aloud and kept in `notes`, if that is given.
+    """
     name = Path(args.video_name)
     if name.name != args.video_name or name.suffix.lower() not in SUFFIXES:
         raise InputError(
             f"--video-name: expected a file name that ends in {', '.join(SUFFIXES)}, got {args.video_name}."
         )
+    check_name(name)
     there = next(path for path in Path(args.out).absolute().parents if path.is_dir())
-    VideoWriter(there / f".{name.name}.check{name.suffix}", clip.source.fps, **_video_options(args, clip)).abort()
+    VideoWriter(temporary_name(there / name), clip.source.fps, **_video_options(args, clip)).abort()
+    if notes is not None and not args.no_audio and (reason := _silence(args, clip)):
+        note(notes, f"the video is written without sound: {reason}")
 
 
 def _video_options(args: argparse.Namespace, clip: Clip) -> dict[str, Any]:
+    source = clip.source
     options: dict[str, Any] = {"codec": args.codec, "crf": args.crf}
-    if clip.source.has_audio and not args.no_audio:
-        first, last = (clip.source.time_of(place) for place in (0, len(clip.source) - 1))
-        options |= {"audio_from": args.video, "audio_start": max(first, 0.0)}
-        options["audio_stop"] = last + 1 / float(clip.source.fps)
+    if not source.even:  # a variable frame rate is kept: the picture stays in step with the sound
+        options["times"] = [source.time_of(place) - source.time_of(0) for place in range(len(source))]
+    if source.has_audio and not args.no_audio and not _silence(args, clip):
+        start, stop = _span(clip)
+        options |= {"audio_from": args.video, "audio_start": start, "audio_stop": stop}
     return options
+
+
+def _span(clip: Clip) -> tuple[float, float]:
+    """When the chosen frames begin and end, in seconds of the original."""
+    first, last = (clip.source.time_of(place) for place in (0, len(clip.source) - 1))
+    return max(first, 0.0), last + 1 / float(clip.source.fps)
+
+
+def _silence(args: argparse.Namespace, clip: Clip) -> str:
+    """Why the chosen frames have no sound although the file has some, else ""."""
+    return silence_reason(args.video, *_span(clip)) if clip.source.has_audio else ""
 
 
 def tensor_digest(tensors: Iterable[torch.Tensor], values: int | None = None) -> str:

@@ -41,7 +41,7 @@ def _restore(args: argparse.Namespace, out: Path) -> dict[str, Any]:
     zero = ZeroFrames(args.zero)
     backbone = load_hero_model(args)
     clip = open_hero_clip(args, zero, notes, backbone.multiple)
-    cli_frames.check_video(args, clip)
+    cli_frames.check_video(args, clip, notes)
     lora, metadata = load_lora([Path(name) for name in args.lora], backbone)
     if metadata is not None:
         kinds = MODES.get(metadata.mode)

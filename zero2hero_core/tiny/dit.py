@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from ..backbones.flux.dit import TINY, DiTBackbone, PlainCodec, TextEmbedding
 from ..checks import InputError
-from ..files.guard import temporary_name
+from ..files.names import temporary_name
 from .autoencoder import PatchAutoencoder
 from .unet import load_tiny, weights_folder
 

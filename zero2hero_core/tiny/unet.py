@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from ..backbones.sd.unet import UNetBackbone
 from ..checks import InputError
 from ..diffusion.ddim import stable_diffusion_alphas
-from ..files.guard import temporary_name
+from ..files.names import temporary_name
 from .autoencoder import PatchAutoencoder
 
 CONTEXT = (4, 32)  # tokens and width of the (all-zero) empty prompt

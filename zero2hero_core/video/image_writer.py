@@ -16,7 +16,8 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from ..checks import InputError, ShapeError, Zero2HeroError
-from ..files.guard import check_regular, temporary_name
+from ..files.guard import check_regular
+from ..files.names import check_name, temporary_name
 
 
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite: bool = False) -> None:
@@ -53,6 +54,7 @@ class PngSequence:
             )
         self._before, self._after = pattern.split("*")
         self._texts = texts
+        check_name(self._folder / f"{self._before}{0:06d}{self._after}")
         if self._folder.exists() and not self._folder.is_dir():
             raise InputError(f"{self._folder}: expected a folder for the PNG files, got a file.")
         if self._existing() and not overwrite:
@@ -111,6 +113,7 @@ def publish(temporary: Path, target: Path, overwrite: bool) -> None:
 
 def check_target(target: Path, overwrite: bool) -> None:
     """Raise `InputError` unless the file can be written there."""
+    check_name(target)
     check_parent(target)
     if target.is_dir():
         raise InputError(f"{target}: expected the name of a file to write, got a folder.")

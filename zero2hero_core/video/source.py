@@ -34,7 +34,9 @@ class FrameSource:
         fps: frames per second of the chosen frames (the rate of the original divided by the stride).
         size_hw: (H, W) of every frame that comes out.
         source_path: the file or folder, None for frames in memory.
-        has_audio: whether the file has an audio track.
+        has_audio: whether the file has an audio track of a known codec.
+        notes: what a user should know of the clip before work begins (HDR, interlacing, a cut start ...), a line each.
+        even: whether the frames come at equal distances of 1 / `fps`, to within a quarter of one.
     """
 
     def __init__(self, clip: Clip, picks: range, size_hw: tuple[int, int], policy: Policy) -> None:
@@ -42,8 +44,12 @@ class FrameSource:
         self.size_hw = size_hw
         self.source_path = clip.path
         self.has_audio = clip.has_audio
+        self.notes = tuple(clip.notes)
         self._clip, self._picks, self._policy = clip, picks, policy
         self._open = ExitStack()
+        first = clip.times[picks[0]]
+        places = enumerate(clip.times[original] - first for original in picks)
+        self.even = all(abs(time * self.fps - index) <= Fraction(1, 4) for index, time in places)
         self._read: ReadFrame | None = None  # for random access; iterators have their own
 
     def __len__(self) -> int:
@@ -127,7 +133,8 @@ def open_frames(
         maximum: upper bound on the number of frames.
         size, multiple: None keeps the size, an int is the short side, or (H, W); see `target_size` for the rounding.
         policy: "resize", "crop" or "pad", see `resize_frames`.
-        fps: rate of images and tensors, 24 if not given; a video has its own.
+        fps: rate of images and tensors, 24 if not given; a video has its own. An animated image (PNG, WebP) has its
+            own unless `fps` is given.
     Raises: InputError when the source or an argument cannot be used; of a damaged video it tells how much is readable.
     """
     check_policy(policy)
@@ -142,8 +149,13 @@ def open_frames(
         raise InputError(f"source: expected a path or a tensor (N, 3, H, W), got {type(source).__name__}.")
     elif image_reader.names_images(path := Path(source)):
         files = image_reader.image_files(path)
-        picks = _pick(len(files), start, limit, stride)
-        clip = _image_clip(path, files, picks, rate)
+        if len(files) == 1 and files[0] == path and image_reader.is_animation(path):
+            animated = _AnimatedClip(path, None if fps is None else rate)
+            picks = _pick(len(animated.times), start, limit, stride)
+            clip = animated
+        else:
+            picks = _pick(len(files), start, limit, stride)
+            clip = _image_clip(path, files, picks, rate)
     else:
         if fps is not None:
             raise InputError(f"fps: expected nothing for a video ({path.name} has a rate of its own), got {fps}.")
@@ -198,6 +210,20 @@ class _StillClip(Clip):
         return nullcontext(self._read)
 
 
+class _AnimatedClip(Clip):
+    """The pictures of one animated image file."""
+
+    def __init__(self, path: Path, rate: Fraction | None) -> None:
+        self._animation = animation = image_reader.Animation(path)
+        count, seconds = len(animation), animation.times[-1]
+        times = animation.times[:-1] if rate is None else [index / rate for index in range(count)]
+        super().__init__(image_reader.image_size(path), times, rate or (count / seconds).limit_denominator(1001))
+        self.path = path
+
+    def reader(self) -> AbstractContextManager[ReadFrame]:
+        return self._animation.reader()
+
+
 def _tensor_clip(tensor: torch.Tensor, rate: Fraction) -> Clip:
     low, high = (float(value) for value in torch.aminmax(tensor))
     if not (low >= 0 and high <= 1):
@@ -210,4 +236,5 @@ def _image_clip(path: Path, files: list[Path], picks: range, rate: Fraction) -> 
     native_hw = image_reader.common_image_size([files[index] for index in picks])
     clip = _StillClip(native_hw, len(files), rate, lambda index: read_image(files[index]))
     clip.path = path if path.exists() else files[0].parent
+    clip.notes += image_reader.image_notes(files[picks[0]])
     return clip

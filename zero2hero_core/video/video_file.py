@@ -15,10 +15,12 @@ import torch
 from av.container import InputContainer
 
 from ..checks import InputError, Zero2HeroError
-from .decode import decode, frame_to_rgb, missing_part, open_video, start_time
+from .decode import FrameDecoder, display_matrix, frame_to_rgb, missing_part, open_video, sound_track, start_time
+from .notes import INCOMPLETE, INTERLACED, file_notes, frame_notes
 
 DEFAULT_IMAGE_RATE = Fraction(24)
 ReadFrame = Callable[[int], torch.Tensor]
+Shape = tuple[int, int, tuple[int, ...]]  # height and width as coded, display matrix
 
 
 class Clip(ABC):
@@ -29,10 +31,34 @@ class Clip(ABC):
 
     def __init__(self, native_hw: tuple[int, int], times: list[Fraction], rate: Fraction) -> None:
         self.native_hw, self.times, self.rate = native_hw, times, rate
+        self.notes: list[str] = []
 
     @abstractmethod
     def reader(self) -> AbstractContextManager[ReadFrame]:
         """Open a decoder of its own; it likes to go forward."""
+
+
+@contextmanager
+def file_named(path: Path) -> Iterator[None]:
+    """Within the block, an `InputError` about a picture says which file it is in."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def _changed(path: Path, index: int, before: Shape, now: Shape) -> str:
+    """What is wrong with a clip whose frames from `index` on are of another size or turned otherwise."""
+    (old_h, old_w, _), (new_h, new_w, _) = before, now
+    if (old_h, old_w) == (new_h, new_w):
+        return (
+            f"{path}: expected all frames turned alike, but frame {index} is turned otherwise than those before it; "
+            f"bring the video to one orientation first, or use the part before: stop {index} or less."
+        )
+    return (
+        f"{path}: expected {old_w} x {old_h} pixels like the frames before, but frame {index} has {new_w} x {new_h}; "
+        f"scale the video to one size first, or use the part before: stop {index} or less."
+    )
 
 
 class VideoClip(Clip):
@@ -45,10 +71,10 @@ class VideoClip(Clip):
         container, stream = open_video(path)
         with container:
             self._tick = stream.time_base or Fraction(1, 1000)
-            native_hw = self._scan(container, stream, path, limit)
+            native_hw, notes = self._scan(container, stream, path, limit)
             rates = (stream.guessed_rate, stream.average_rate, stream.base_rate)
             self._nominal = [Fraction(rate) for rate in rates if rate] or [DEFAULT_IMAGE_RATE]
-            self.has_audio = bool(container.streams.audio)
+            self.has_audio = sound_track(container) is not None
             zero = start_time(container)
         known = [pts for pts in self.pts if pts is not None]
         times = [pts * self._tick - zero for pts in known]
@@ -56,6 +82,7 @@ class VideoClip(Clip):
             self.keys = []  # no usable timestamps (raw streams, some AVI): count the frames, never seek
             times = [index / self._nominal[0] for index in range(len(self.pts))]
         super().__init__(native_hw, times, self._nominal[0])
+        self.notes = notes
 
     def rate_of(self, picks: range) -> Fraction:
         """Return the first nominal rate that every timestamp keeps to within a tick, else the average over `picks`."""
@@ -68,24 +95,33 @@ class VideoClip(Clip):
 
     def _scan(
         self, container: InputContainer, stream: av.VideoStream, path: Path, limit: int | None
-    ) -> tuple[int, int]:
-        coded_hw, native_hw, problem = (0, 0), (0, 0), ""
+    ) -> tuple[tuple[int, int], list[str]]:
+        """Decode once: fills `pts` and `keys`; returns (H, W) of upright frames, and notes."""
+        notes = file_notes(container, stream)
+        native_hw, interlaced, problem = (0, 0), False, ""
+        shape: Shape = (0, 0, ())
+        decoder = FrameDecoder(container, stream)
         try:
-            for frame in decode(container, stream):
+            for frame in decoder:
+                here = (frame.height, frame.width, display_matrix(frame))
                 if not self.pts:
-                    height, width = frame_to_rgb(frame).shape[-2:]  # upright
-                    coded_hw, native_hw = (frame.height, frame.width), (height, width)
-                if frame.is_corrupt or (frame.height, frame.width) != coded_hw:
-                    problem = "a damaged frame" if frame.is_corrupt else f"{frame.width} x {frame.height} pixels"
+                    with file_named(path):
+                        height, width = frame_to_rgb(frame).shape[-2:]  # upright
+                    native_hw, shape = (height, width), here
+                    notes += frame_notes(frame, stream)
+                if decoder.is_damaged(frame):
+                    problem = "a damaged frame"
                     break
-                if frame.key_frame:
+                if here != shape:
+                    raise InputError(_changed(path, len(self.pts), shape, here))
+                if decoder.is_key(frame):
                     self.keys.append(len(self.pts))
+                interlaced |= frame.interlaced_frame
                 self.pts.append(frame.pts)
                 if len(self.pts) == limit:
                     break
             else:
-                end = (self.pts[-1] or 0) * self._tick if self.pts else Fraction(0)
-                problem = missing_part(container, stream, path, len(self.pts), end)
+                problem = missing_part(container, path)
         except av.error.FFmpegError as error:
             problem = str(error.strerror)
         count = len(self.pts)
@@ -95,7 +131,7 @@ class VideoClip(Clip):
                 f"{path}: damaged or incomplete: {count} frames can be decoded, then: {problem or 'the file ends'}. "
                 f"Get an intact copy, {part}."
             )
-        return native_hw
+        return native_hw, notes + [INTERLACED] * interlaced + [INCOMPLETE] * decoder.incomplete
 
     @contextmanager
     def reader(self) -> Iterator[ReadFrame]:
@@ -117,7 +153,7 @@ class _VideoReader:
 
     def _restart(self) -> None:
         self._container, self._stream = open_video(self._clip.path, strict=False)
-        self._frames = decode(self._container, self._stream)
+        self._frames = iter(FrameDecoder(self._container, self._stream))
         self._next = 0
 
     def close(self) -> None:
@@ -136,15 +172,17 @@ class _VideoReader:
                 self._next += 1
         except av.error.FFmpegError as error:
             raise Zero2HeroError(f"{path}: reading frame {index} failed ({error.strerror}).") from error
-        return frame_to_rgb(self._held)
+        with file_named(path):
+            return frame_to_rgb(self._held)
 
     def _seek(self, index: int, keys: list[int]) -> None:
         """Stand on a key frame at or before `index`; containers may land late, so try earlier ones, then the start."""
         pts = self._clip.pts
         for key in reversed(keys):
             self._container.seek(pts[key] or 0, stream=self._stream)
-            frames = decode(self._container, self._stream)
-            first = next((frame for frame in frames if frame.key_frame), None)
+            decoder = FrameDecoder(self._container, self._stream)
+            frames = iter(decoder)
+            first = next((frame for frame in frames if decoder.is_key(frame)), None)
             landed = pts.index(first.pts) if first is not None and first.pts in pts else index + 1
             if first is not None and landed <= index:
                 self._frames, self._next = chain([first], frames), landed

@@ -10,9 +10,11 @@ its last row or column once more, so the file is one pixel larger there. FFV1 an
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import torch
 from av.container import OutputContainer
 
 from ..checks import InputError, ShapeError, Zero2HeroError, check_images
-from ..files.guard import temporary_name
+from ..files.names import temporary_name
 from .audio import AudioSpan, AudioTrack
 from .decode import ACCURATE, open_video
 from .image_writer import PngSequence, check_target, explained, publish, to_bytes, write_image
@@ -63,6 +65,8 @@ class VideoWriter:
         path: .mp4 or .mov (H.264), .webm (VP9), .mkv (FFV1), or for PNG files a folder (no suffix) or "folder/*.png",
             in which the asterisk becomes a six-digit number from 000000.
         fps: frames per second.
+        times: when each frame is shown, in seconds, rising, the first being 0; for a clip of a variable frame rate.
+            Without it frame i is shown at i / fps. `fps` then tells for how long the last frame stays.
         codec: "h264", "vp9", "ffv1" or "png" where the suffix allows several.
         crf: quality of H.264 (0 to 51, default 16) and VP9 (0 to 63, default 24); smaller is better.
         audio_from: file whose first audio track goes along; copied where the container takes its codec, else encoded
@@ -80,6 +84,7 @@ class VideoWriter:
         path: str | os.PathLike[str],
         fps: Fraction | float,
         *,
+        times: Sequence[float] | None = None,
         codec: str | None = None,
         crf: int | None = None,
         audio_from: str | os.PathLike[str] | None = None,
@@ -92,14 +97,14 @@ class VideoWriter:
         target = Path(path)
         texts = {str(name): str(text) for name, text in (metadata or {}).items()}
         if target.suffix.lower() in ("", ".png"):
-            if audio_from is not None or crf is not None or codec not in (None, "png"):
+            if audio_from is not None or crf is not None or times is not None or codec not in (None, "png"):
                 raise InputError(
-                    f"{target}: a PNG sequence takes no crf, audio or other codec; give a video file (.mp4)."
+                    f"{target}: a PNG sequence takes no crf, times, audio or other codec; give a video file (.mp4)."
                 )
             self._sink: PngSequence | _FileSink = PngSequence(target, texts, overwrite)
         else:
             audio = None if audio_from is None else AudioSpan(audio_from, audio_start, audio_stop)
-            self._sink = _FileSink(target, rate, codec, crf, audio, texts, overwrite)
+            self._sink = _FileSink(target, _Clock(rate, times), codec, crf, audio, texts, overwrite)
         self.path = target
         self.frames_written = 0
         self._size_hw: tuple[int, int] | None = None
@@ -153,13 +158,38 @@ class VideoWriter:
             self.abort()
 
 
+class _Clock:
+    """When each frame is shown, in seconds and in ticks of the encoder."""
+
+    def __init__(self, rate: Fraction, times: Sequence[float] | None) -> None:
+        self.rate = rate.limit_denominator(1_000_000)
+        self.tick = 1 / self.rate if times is None else Fraction(1, 90_000)  # in seconds; 90 kHz: as in broadcasts
+        self._ticks = None if times is None else [round(Fraction(time) / self.tick) for time in times]
+        if self._ticks is not None and (self._ticks[:1] != [0] or any(b <= a for a, b in pairwise(self._ticks))):
+            raise InputError("times: expected seconds that rise from 0, one for each frame, got other values.")
+
+    def ticks(self, index: int) -> int:
+        """When frame `index` is shown. Raises: InputError when there is no time for it."""
+        if self._ticks is None:
+            return index
+        if index >= len(self._ticks):
+            raise InputError(f"frames: expected {len(self._ticks)}, as many as times, got more.")
+        return self._ticks[index]
+
+    def end(self, index: int) -> Fraction:
+        """When frame `index` is over, in seconds."""
+        if self._ticks is not None and index + 1 < len(self._ticks):
+            return self._ticks[index + 1] * self.tick
+        return self.ticks(index) * self.tick + 1 / self.rate
+
+
 class _FileSink:
     """One video file; the container is opened by the first frame, which brings the size."""
 
     def __init__(
         self,
         target: Path,
-        rate: Fraction,
+        clock: _Clock,
         codec: str | None,
         crf: int | None,
         audio: AudioSpan | None,
@@ -184,7 +214,7 @@ class _FileSink:
         check_target(target, overwrite)
         self._crf = self._codec.crf if crf is None else crf
         self._target, self._temporary, self._overwrite = target, temporary_name(target), overwrite
-        self._rate, self._span, self._texts = rate.limit_denominator(1_000_000), audio, texts
+        self._clock, self._span, self._texts = clock, audio, texts
         self._container: OutputContainer | None = None
         self._audio: AudioTrack | None = None
 
@@ -194,7 +224,9 @@ class _FileSink:
         self._container = container
         container.metadata.update(self._texts)
         quality = {} if self._crf is None else {"crf": str(self._crf)}
-        stream: Any = container.add_stream(self._codec.encoder, rate=self._rate, options=self._codec.options | quality)
+        options = self._codec.options | quality
+        stream: Any = container.add_stream(self._codec.encoder, rate=self._clock.rate, options=options)
+        stream.codec_context.time_base = self._clock.tick
         stream.height, stream.width = pixels.shape[:2]
         stream.pix_fmt = self._codec.pix_fmt
         if self._codec.pix_fmt == "yuv420p":
@@ -215,16 +247,16 @@ class _FileSink:
             colour |= {"src_color_range": _FULL, "dst_color_range": _LIMITED}
             picture = picture.reformat(format="yuv420p", interpolation=ACCURATE, **colour)
             picture.colorspace, picture.color_range = _BT709, _LIMITED
-        picture.pts, picture.time_base = index, 1 / self._rate
+        picture.pts, picture.time_base = self._clock.ticks(index), self._clock.tick
         container.mux(self._stream.encode(picture))
         if self._audio is not None:
-            self._audio.advance((index + 1) / self._rate)
+            self._audio.advance(self._clock.end(index))
 
     def finish(self, count: int) -> None:
         assert self._container is not None
         self._container.mux(self._stream.encode(None))
         if self._audio is not None:
-            self._audio.advance(count / self._rate, last=True)
+            self._audio.advance(self._clock.end(count - 1), last=True)
         self._close()
         written = _frames_on_disk(self._temporary)
         if written != count:

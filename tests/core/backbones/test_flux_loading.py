@@ -576,6 +576,23 @@ def test_quantised_files_and_a_file_without_autoencoder_are_refused(folders, loa
 
 
 @pytest.mark.parametrize(
+    ("extra", "said"),
+    [
+        ({"scaled_fp8": torch.zeros(2), "double_blocks.0.img_mlp.0.scale_weight": torch.ones(1)}, "scaled fp8"),
+        ({"double_blocks.0.img_mlp.0.weight_scale": torch.ones(1)}, "scaled fp8"),
+        ({"double_blocks.0.img_mlp.0.weight.quant_state.bitsandbytes__nf4": torch.zeros(9)}, "nf4"),
+        ({"double_blocks.0.img_mlp.0.qweight": torch.zeros(9)}, "int4 or int8"),
+    ],
+)
+@pytest.mark.parametrize("prefix", ["", "model.diffusion_model."])
+def test_a_quantised_file_is_called_so_and_told_what_to_use(extra, said, prefix, folders, tmp_path):
+    state = {"double_blocks.0.img_attn.qkv.weight": torch.zeros(1)} | extra
+    save_file({prefix + name: value for name, value in state.items()}, tmp_path / "file.safetensors")
+    with pytest.raises(InputError, match=f"got weights quantised as {said}.*; take the bf16 file.*fp8 or nf4"):
+        load_dit(tmp_path / "file.safetensors", vae=folders["flux1"])
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"weights": "int8"}, "weights: expected bf16, fp8, nf4, got 'int8'"),

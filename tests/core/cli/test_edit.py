@@ -24,7 +24,8 @@ from zero2hero_core.jobs import train as cli_hero_train
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.video.source import image_writer, open_frames, read_image
+from zero2hero_core.video import image_writer
+from zero2hero_core.video.source import open_frames, read_image
 from zero2hero_core.video.writer import VideoWriter, write_image
 from zero2hero_core.zero_stage.stage import ZeroStage
 

@@ -26,7 +26,8 @@ from zero2hero_core.hero_stage.training.trainer import HeroTrainer
 from zero2hero_core.jobs.clip import fingerprint
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder, fit_patch_autoencoder
-from zero2hero_core.video.source import image_writer, open_frames, read_image
+from zero2hero_core.video import image_writer
+from zero2hero_core.video.source import open_frames, read_image
 from zero2hero_core.video.writer import VideoWriter, write_image
 
 COUNT, RATE, SIDE = 6, 8, 64
@@ -249,13 +250,13 @@ import os, signal, sys
 from pathlib import Path
 import pytest
 sys.path.insert(0, sys.argv[1])
-import test_cli_hero
-from zero2hero_core.hero_training import HeroTrainer
+import test_hero
+from zero2hero_core.hero_stage.training.trainer import HeroTrainer
 material, out, step = Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
-test_cli_hero.random_model(pytest.MonkeyPatch(), material)
+test_hero.random_model(pytest.MonkeyPatch(), material)
 kill = lambda: os.kill(os.getpid(), signal.SIGKILL)
-HeroTrainer.step = test_cli_hero.at_call(step, HeroTrainer.step, kill)
-test_cli_hero.main(test_cli_hero.train_arguments(material, out))
+HeroTrainer.step = test_hero.at_call(step, HeroTrainer.step, kill)
+test_hero.main(test_hero.train_arguments(material, out))
 """
 
 

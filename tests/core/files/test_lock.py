@@ -24,7 +24,7 @@ from zero2hero_core.files.lock import LOCK, LOCKED, locked_folder
 HOLDER = """\
 import errno, sys
 from pathlib import Path
-from zero2hero_core import folder_lock
+from zero2hero_core.files import lock as folder_lock
 way = sys.argv[2]
 def unknown(*_):
     raise OSError(errno.ENOLCK, "no locks here")

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ...checks import InputError
-from ..weights import Source, Weights, fill_module
+from ..weights import Source, Weights, fill_module, quantisation
 
 PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "")
 _AXES = {False: (16, 56, 56), True: (32, 32, 32, 32)}  # FLUX.1, FLUX.2; of heads of 128 channels
@@ -113,11 +113,22 @@ def locate_transformer(weights: Weights) -> tuple[str, bool, bool]:
         for original, first in ((True, "double_blocks.0.img_attn.qkv.weight"), (False, "single_transformer_blocks.0.")):
             found = [key for key in keys if key.startswith(prefix + first)]
             if found:
+                _refuse_quantised(weights, prefix)
                 flux2 = any(key.startswith(f"{prefix}single_stream_modulation.") for key in keys)
                 return prefix, original, flux2
     kind = "a Stable Diffusion UNet" if any("input_blocks." in key for key in keys) else "none of its tensors"
     kind = "another transformer" if any(key.startswith("transformer_blocks.") for key in keys) else kind
     raise InputError(f"{weights.path}: expected a FLUX.1 or FLUX.2 transformer, got {kind}; choose another file.")
+
+
+def _refuse_quantised(weights: Weights, prefix: str) -> None:
+    """Raise `InputError` when the transformer's weights need code of their own to be read."""
+    if kind := quantisation(weights.under(prefix) if prefix else weights.shapes):
+        raise InputError(
+            f"{weights.path}: expected a FLUX transformer in bf16, float16 or float32, "
+            f"got weights quantised as {kind}; take the bf16 file of the model. "
+            "To save memory, weights fp8 or nf4 quantise it while it is loaded."
+        )
 
 
 def infer_config(weights: Weights, prefix: str, original: bool, flux2: bool) -> dict[str, Any]:

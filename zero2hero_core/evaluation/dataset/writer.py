@@ -16,7 +16,7 @@ import torch
 
 from ... import __version__
 from ...checks import InputError, ShapeError
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ...video.image_writer import explained, write_image
 from .correspondence import FrameCorrespondence, save_frame_correspondence
 from .info import TaskInfo

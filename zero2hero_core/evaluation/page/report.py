@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files.guard import temporary_name
 from ...files.json_file import write_json
+from ...files.names import temporary_name
 from ..quality.measures import BETTER_LOW, LPIPS, VBENCH
 from ..quality.statistics import spread
 from .plots import draw_plots

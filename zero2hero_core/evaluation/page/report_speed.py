@@ -36,9 +36,9 @@ OPTIONS: dict[str, Callable[[Any], str]] = {
 SPEED = """# Speed
 
 Ours against a straightforward rendering of the authors' procedure (`zero2hero_core/evaluation/speed/`, the files that
-are called so; checked against their own code's numbers in tests/parity): one process, equal weights, in turns. Models of
-a real size have random weights. Seconds are medians over the turns, of the processor where one CPU thread computes, else on the wall; a
-ratio is the median of the ratios within each turn, with the least and the greatest behind it.
+are called so; checked against their own code's numbers in tests/parity): one process, equal weights, in turns. Models
+of a real size have random weights. Seconds are medians over the turns, of the processor where one CPU thread computes,
+else on the wall; a ratio is the median of the ratios within each turn, with the least and the greatest behind it.
 """
 MEMORY = """# Memory of training
 

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ...files.tensor_file import write_tensors
 from ..revision import revision
 from .clips import Clip, clip_at

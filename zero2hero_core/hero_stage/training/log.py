@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import InputError
-from ...files.guard import check_regular, temporary_name
+from ...files.guard import check_regular
+from ...files.names import temporary_name
 from ...video.image_writer import check_parent, explained
 
 COLUMNS = ("step", "loss", "learning_rate", "seconds", "psnr_anchor", "psnr_truth", "psnr_zero")

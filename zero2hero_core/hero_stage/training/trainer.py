@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from ...backbones.flux.dit import DiTBackbone
 from ...checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from ...diffusion.flow_matching import draw_sigma, mix_noise
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ..lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
 from ..sampling import run_conditions
 from .pairs import MODES, TrainingPair

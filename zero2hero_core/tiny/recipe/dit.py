@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from ...attention.conditions import pack_latents
 from ...checks import InputError
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ..dit import as_dit_backbone, build_dit, save_dit
 from ..unet import load_tiny
 from .degrade import sample_restore

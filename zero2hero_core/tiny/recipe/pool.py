@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ..autoencoder import PatchAutoencoder, fit_patch_autoencoder
 from ..scenes.scene import Scene, split_seed
 

@@ -27,7 +27,7 @@ from ...attention.protocol import HookSlot
 from ...backbones.sd.unet import HookedAttention, decoder_attentions
 from ...checks import InputError
 from ...diffusion.ddim import stable_diffusion_alphas
-from ...files.guard import temporary_name
+from ...files.names import temporary_name
 from ..autoencoder import PatchAutoencoder
 from ..unet import CONTEXT, build_unet, save_weights
 from .pairs import PairAttention, PairBatch, contrastive_loss, sample_pairs
