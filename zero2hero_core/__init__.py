@@ -1,8 +1,41 @@
 """Zero-to-Hero: give a whole video the look of one edited frame.
 
-The method without ComfyUI. Importing this package loads nothing else; import the module that you need:
-`zero2hero_core.zero_stage` to edit a clip, `zero2hero_core.video` to read and write one. The same is on the command
-line as `zero2hero` or `python -m zero2hero_core`.
+The method without ComfyUI. Importing this package loads nothing else; `edit` is the whole method in one call, and every
+module can be imported by itself. The same is on the command line as `zero2hero` or `python -m zero2hero_core`.
+
+    import zero2hero_core as z2h
+
+    report = z2h.edit(video="clip.mp4", anchor=0, reference="edited.png", out="result", tiny=True)
+    print(report["video"])
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .jobs.listener import Listener
+
 __version__ = "0.1.0"
+
+
+def edit(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
+    """Give a whole clip the look of one edited frame: Zero-Stage, training, restoring.
+
+    Args:
+        listener: hears notes and progress, and may cancel; silent by default (`jobs.listener.Listener`).
+        values: the settings by name: those of `zero2hero edit` with _ for -, and of the requests in
+            `jobs.edit.EditRequest`; video, reference and out are needed, and either tiny=True or zero_model and
+            hero_model.
+
+    Returns: the report of the run: video, frames, notes, seconds ... as in report.json.
+
+    Raises: checks.InputError for what cannot be used, a misspelt name too; checks.Unfinished when the work ended early:
+        with resume=True the same call goes on.
+    """
+    from .jobs import edit as job
+    from .jobs.listener import Listener
+    from .jobs.request import check_names, make_request
+
+    check_names(job.EditRequest, values)
+    return job.run(make_request(job.EditRequest, values), listener or Listener())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
-from .checks import Zero2HeroError
+from .checks import Zero2HeroError, setting
 
 
 def is_out_of_memory(error: Exception) -> bool:
@@ -33,8 +33,8 @@ def halving(
                 raise
             if len(now) == 1:
                 raise Zero2HeroError(
-                    "out of memory with a single frame: use a smaller --size, a half-precision --dtype, "
-                    "or close other programs."
+                    f"out of memory with a single frame: use a smaller {setting('size')}, a half-precision "
+                    f"{setting('dtype')}, or close other programs."
                 ) from error
             batch = len(now) // 2
             continue

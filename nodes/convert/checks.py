@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from ...zero2hero_core.checks import InputError
+from ...zero2hero_core.checks import InputError, Zero2HeroError
 from .pictures import to_core
 
 # Entries of a CONDITIONING that change what the host's samplers do, and that neither stage has a place for.
@@ -22,6 +23,15 @@ _UNUSED = {
     "concat_latent_image": "an inpainting picture",
 }
 _VAE = "connect the VAE that belongs to the MODEL (of the same checkpoint; ae.safetensors for FLUX.1)"
+
+
+@contextmanager
+def socket_words(names: Mapping[str, str]) -> Iterator[None]:
+    """Within the block, errors of the core call its settings what the node calls them. names: setting -> widget."""
+    try:
+        yield
+    except Zero2HeroError as error:
+        raise type(error)(error.worded(lambda name: names.get(name, name))) from error
 
 
 def check_choice(socket: str, value: object, options: Iterable[str]) -> None:

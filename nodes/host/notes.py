@@ -6,7 +6,10 @@ import logging
 import sys
 from typing import Any
 
-from .services import io
+import torch
+
+from ...zero2hero_core.jobs.listener import Listener
+from .services import Progress, io
 
 
 class Notes:
@@ -36,3 +39,23 @@ class Notes:
         """For `io.NodeOutput(ui=...)`: the lines, and the pictures of a `ui.PreviewImage`."""
         shown = {} if preview is None else preview.as_dict()
         return shown | ({"text": ("\n".join(self.lines),)} if self.lines else {})
+
+
+class NodeListener(Listener):
+    """What a core job tells, on the node. progress: the node's bar, where pictures of the work are shown."""
+
+    def __init__(self, notes: Notes, progress: Progress | None = None) -> None:
+        self.notes, self._progress = notes, progress
+
+    def note(self, text: str) -> None:
+        """A warning on the node."""
+        self.notes.warn(text if text.endswith(".") else f"{text}.")
+
+    def say(self, text: str) -> None:
+        """A line on the node."""
+        self.notes.say(text)
+
+    def preview(self, picture: torch.Tensor) -> None:
+        """The picture under the node's bar."""
+        if self._progress is not None:
+            self._progress.step(0, picture)

@@ -9,13 +9,12 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError
 from ...zero2hero_core.hero_stage.sampling import RestoreSettings
-from ...zero2hero_core.hero_stage.stage import HeroStage
-from ...zero2hero_core.memory_batches import halving
+from ...zero2hero_core.jobs.restore import restored_frames
 from ..convert.pictures import to_host
 from ..host.dit import HostDiT
 from ..host.dit_lora import HostLoRA, fit
 from ..host.lora_files import HeroLora
-from ..host.notes import Notes
+from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, io
 from .hero_sockets import read_clip
 
@@ -37,18 +36,18 @@ def restore_clip(
     settings = _settings(backbone, kinds, widgets)
     backbone.conditions = sum(strength > 0 for strength in settings.strengths)  # the others are not computed
     _say(notes, lora, originals)
-    stage = HeroStage(backbone, HostLoRA(backbone.model, content), kinds, settings, same_noise=widgets["same_noise"])
     progress = Progress(len(originals) * settings.num_inference_steps * settings.samples)
+
+    def count(batch: list[int]) -> None:
+        backbone.on_pass = lambda: progress.step(len(batch))
+
+    adapters = HostLoRA(backbone.model, content)
+    batch, same_noise, listener = widgets["batch_size"], widgets["same_noise"], NodeListener(notes, progress)
     images = torch.empty(len(originals), *originals.shape[-2:], 3)
-
-    def work(now: list[int]) -> list[torch.Tensor]:
-        backbone.on_pass = lambda: progress.step(len(now))
-        done = stage.restore(zero[now], originals[now], now)
-        progress.step(0, done[-1])
-        return list(done)
-
     try:
-        for index, picture in halving(work, range(len(originals)), widgets["batch_size"]):
+        for index, picture in restored_frames(
+            backbone, adapters, kinds, settings, zero, originals, batch, listener, same_noise=same_noise, begin=count
+        ):
             images[index] = to_host(picture)[0]
     except InputError:
         raise

@@ -6,7 +6,6 @@ finished one is not repeated.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -16,21 +15,26 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError
 from ...zero2hero_core.files.lock import locked_folder
-from ...zero2hero_core.hero_stage.lora.file import HeroMetadata
-from ...zero2hero_core.hero_stage.memory.estimate import estimate_training
-from ...zero2hero_core.hero_stage.memory.model_size import ModelSize
 from ...zero2hero_core.hero_stage.sampling import RestoreSettings
-from ...zero2hero_core.hero_stage.stage import HeroStage
-from ...zero2hero_core.hero_stage.training.latents import encode_clip
-from ...zero2hero_core.hero_stage.training.pairs import ClipLatents, training_pairs
-from ...zero2hero_core.hero_stage.training.run import LORA, PLOT, STATE, Evaluation, RunSettings, TrainingRun
-from ...zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrainer
+from ...zero2hero_core.hero_stage.training.trainer import HeroSettings
+from ...zero2hero_core.jobs.material import Material
+from ...zero2hero_core.jobs.state import short_digest, thinned
+from ...zero2hero_core.jobs.training import (
+    LORA,
+    PLOT,
+    STATE,
+    RunSettings,
+    Training,
+    TrainingRun,
+    expected_memory,
+    run_to_the_end,
+)
 from ...zero2hero_core.memory_batches import is_out_of_memory
 from ...zero2hero_core.video.source import read_image
 from ..convert.checks import check_anchor, check_choice, read_reference
 from ..convert.pictures import to_core
 from ..host.lora_files import HeroLora, lora_path, read_hero_lora
-from ..host.notes import Notes
+from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, io, total_memory
 from ..host.train import (
     TrainingBackbone,
@@ -48,9 +52,9 @@ Result = tuple[HeroLora, torch.Tensor, torch.Tensor, Notes]
 
 
 @dataclass(frozen=True)
-class Material:
-    """Pictures (N, 3, H, W) that a training reads: Zero-Stage frames, originals, the edited anchor (3, H, W), and for
-    the mode implicit the Zero-Stage frames with the anchor as the reference."""
+class Sockets:
+    """Pictures (N, 3, H, W) as they come: Zero-Stage frames, originals, the edited anchor (3, H, W), and for the mode
+    implicit the Zero-Stage frames with the anchor as the reference."""
 
     zero: torch.Tensor
     frames: torch.Tensor
@@ -58,13 +62,19 @@ class Material:
     anchor: int
     zero_anchor: torch.Tensor | None
 
+    def material(self) -> Material:
+        """What the training reads."""
+        target = None if self.zero_anchor is None else dict(enumerate(self.zero_anchor))
+        references = {self.anchor: self.reference}
+        return Material(references, dict(enumerate(self.frames)), dict(enumerate(self.zero)), target)
+
     def deciding(self) -> list[torch.Tensor]:
         """The pictures that the LoRA depends on."""
         pair = [self.zero[self.anchor], self.frames[self.anchor], self.reference]
         return pair if self.zero_anchor is None else [*pair, self.frames, self.zero_anchor]
 
-    def shown(self) -> tuple[int, ...]:
-        """Frames of the samples: anchor, first, middle and last."""
+    def samples(self) -> tuple[int, ...]:
+        """Frames that are restored now and then: anchor, first, middle and last."""
         last = len(self.frames) - 1
         return tuple(sorted({self.anchor, 0, last // 2, last}))
 
@@ -78,19 +88,19 @@ def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], given: Mapping
     check_choice("weights", given["weights"], WEIGHTS)
     lora_path(given["name"])  # a bad name is refused before anything is computed
     with training_mode():
-        material = read_material(given)
-        _say(notes, material)
+        sockets = read_sockets(given)
+        _say(notes, sockets)
         backbone = prepare_training(*native)
         settings, held = training_settings(backbone, given), held_as(native[0], given["weights"])
-        check_memory(backbone, settings, material, held)
+        check_memory(backbone, settings, sockets, held)
         try:
             load_weights(backbone, native[0], given["weights"])
-            pairs = training_pairs(settings.mode, clip_latents(backbone, settings, material))
-            trainer = HeroTrainer(backbone, pairs, settings)
+            restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)
+            training = Training(backbone, sockets.material(), settings, restoring)
             try:
-                return Job(trainer, material, given, notes).run()
+                return Job(training, sockets, backbone.deciding(), given, notes).run()
             finally:
-                trainer.close()
+                training.close()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -99,7 +109,7 @@ def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], given: Mapping
             ) from error
 
 
-def read_material(given: Mapping[str, Any]) -> Material:
+def read_sockets(given: Mapping[str, Any]) -> Sockets:
     """The sockets in the core's layout, checked. Raises: InputError naming the socket."""
     zero, frames = read_clip(given["zero_frames"], given["frames"])
     check_anchor(given["anchor_index"], len(frames))
@@ -113,14 +123,14 @@ def read_material(given: Mapping[str, Any]) -> Material:
             )
         zero_anchor = to_core(given["zero_anchor_frames"], "zero_anchor_frames")
         check_like("zero_anchor_frames", zero_anchor, frames)
-    return Material(zero, frames, reference, given["anchor_index"], zero_anchor)
+    return Sockets(zero, frames, reference, given["anchor_index"], zero_anchor)
 
 
-def _say(notes: Notes, material: Material) -> None:
-    anchor = material.anchor
-    if torch.allclose(material.reference, material.frames[anchor], atol=1 / 255):
+def _say(notes: Notes, sockets: Sockets) -> None:
+    anchor = sockets.anchor
+    if torch.allclose(sockets.reference, sockets.frames[anchor], atol=1 / 255):
         notes.warn("reference equals the anchor frame: there is no edit to learn; connect the edited frame.")
-    if torch.allclose(material.zero[anchor], material.reference, atol=1 / 255):
+    if torch.allclose(sockets.zero[anchor], sockets.reference, atol=1 / 255):
         notes.warn("the Zero-Stage anchor equals the reference: there is nothing to learn from it.")
 
 
@@ -133,20 +143,13 @@ def training_settings(backbone: TrainingBackbone, given: Mapping[str, Any]) -> H
     return HeroSettings.suited(backbone.recommended, **chosen, **fixed)
 
 
-def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: Material, held: str) -> None:
+def check_memory(backbone: TrainingBackbone, settings: HeroSettings, sockets: Sockets, held: str) -> None:
     """Raise `InputError` with what to change when the training cannot fit on the device. held: see `held_as`."""
-    wide = "fp32" if backbone.compute_dtype == torch.float32 else "bf16"
-    estimate = estimate_training(
-        ModelSize.from_config(backbone.transformer.config, text_tokens=backbone.text.tokens.shape[1]),
-        resolution=settings.seen(material.frames.shape[-2:], backbone.multiple),
-        rank=settings.rank,
-        weights=wide if held == AS_LOADED else held,
-        conditions=len(settings.kinds),
-        checkpointing=settings.checkpointing,
-        batch=settings.batch,
-        draws=settings.draws,
-        device=backbone.place.type,
-        float32=wide == "fp32",
+    float32 = backbone.compute_dtype == torch.float32
+    weights = ("fp32" if float32 else "bf16") if held == AS_LOADED else held
+    height, width = sockets.frames.shape[-2:]
+    estimate = expected_memory(
+        backbone, settings, (height, width), weights=weights, device=backbone.place.type, float32=float32
     )
     if estimate.total > (there := total_memory(backbone.place)):
         raise InputError(
@@ -164,40 +167,49 @@ def remedies(settings: HeroSettings, held: str, device: str) -> str:
     return ", ".join([*found, "a smaller crop"]) + ", or smaller frames"
 
 
-def clip_latents(backbone: TrainingBackbone, settings: HeroSettings, material: Material) -> ClipLatents:
-    """Latents that the mode draws its pairs from."""
-    anchor, target = material.anchor, material.zero_anchor
-    wanted = [anchor] if target is None else range(len(material.frames))
-    return encode_clip(
-        backbone,
-        settings,
-        references={anchor: material.reference},
-        zero={anchor: material.zero[anchor]} if "zero" in settings.kinds else {},
-        frames={index: material.frames[index] for index in wanted},
-        zero_target={} if target is None else dict(enumerate(target)),
-    )
+class TrainingListener(NodeListener):
+    """The node's bar counts steps; Cancel is told between them, so that no update is cut in two."""
+
+    def __init__(self, notes: Notes, bar: Progress) -> None:
+        super().__init__(notes, bar)
+        self._bar, self._done = bar, 0
+
+    def progress(self, part: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """Steps done so far; the first time, where the training goes on."""
+        if done and not detail:
+            self.notes.say(f"Goes on at step {done} of {total}.")
+        if not cancelled():
+            self._bar.step(done - self._done)
+        self._done = done
+
+    def cancelled(self) -> bool:
+        """Whether the user pressed Cancel."""
+        return cancelled()
 
 
 class Job:
-    """One training in its folder."""
+    """One training in its folder. deciding: what the result depends on besides pictures and settings."""
 
-    def __init__(self, trainer: HeroTrainer, material: Material, given: Mapping[str, Any], notes: Notes):
-        self.trainer, self.material, self.given, self.notes = trainer, material, given, notes
-        settings, backbone = trainer.settings, trainer.backbone
-        restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)
-        self.stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
-        described = f"{asdict(settings)} {given['weights']} {material.anchor}"
-        name = digest(described, material.deciding(), map(thinned, backbone.deciding()))
+    def __init__(
+        self,
+        training: Training,
+        sockets: Sockets,
+        deciding: Iterable[torch.Tensor],
+        given: Mapping[str, Any],
+        notes: Notes,
+    ):
+        self.training, self.sockets, self.given, self.notes = training, sockets, given, notes
+        described = f"{asdict(training.trainer.settings)} {given['weights']} {sockets.anchor}"
+        name = short_digest(described, sockets.deciding(), map(thinned, deciding))
         path = lora_path(given["name"])
         self.file, self.folder = path.with_stem(f"{path.stem}_{name}"), training_folder(f"{path.stem}_{name}")
-        self.progress = Progress(settings.total)
-        self.pictures: torch.Tensor | None = None
+        self.listener = TrainingListener(notes, Progress(training.total))
 
     def run(self) -> Result:
         """Train what is left of it."""
         if self.file.exists() and (self.folder / PLOT).exists():
             lora = read_hero_lora(self.file)
-            self.trainer.lora.load_state_dict(lora.state)
+            self.training.trainer.lora.load_state_dict(lora.state)
             self.notes.say(f"This training was finished before: {self.file.name}.")
             return self._result(lora)
         with locked_folder(self.folder, "the node HeroLoRATrainer"):
@@ -207,59 +219,27 @@ class Job:
 
     def _train(self) -> None:
         run = self._prepare()
-        begun = run.resume()
-        if begun:
-            self.notes.say(f"Goes on at step {begun} of {self.trainer.settings.total}.")
-            self.progress.step(begun)
         with saving_on_cancel(run.save):
-            run.run()
+            run_to_the_end(run, self.listener, resume=True)
             self.file.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(self.folder / LORA, self.file)
         (self.folder / STATE).unlink(missing_ok=True)  # several times the size of the LoRA
 
     def _prepare(self) -> TrainingRun:
-        material, settings = self.material, self.trainer.settings
-        height, width = material.frames.shape[-2:]
-        metadata = HeroMetadata.of(
-            self.trainer.lora,
-            mode=settings.mode,
-            resolution=f"{width}x{height}",
-            clip_hash=digest("", [material.frames[:: max(1, len(material.frames) // 16)]]),
-            anchor_hash=digest("", [material.reference]),
+        sockets = self.sockets
+        height, width = sockets.frames.shape[-2:]
+        thin = sockets.frames[:: max(1, len(sockets.frames) // 16)]
+        metadata = self.training.metadata(
+            (height, width), short_digest("", [thin]), short_digest("", [sockets.reference])
         )
-        evaluation = Evaluation(self.restore, (material.anchor, material.reference), {}, {}, material.shown())
-        return TrainingRun(
-            self.trainer,
-            self.folder,
-            metadata,
-            evaluation,
-            RunSettings(self.given["save_every"], self.given["evaluate_every"] or settings.total),
-            stop=cancelled,
-            progress=lambda step, loss: None if cancelled() else self.progress.step(),
+        settings = RunSettings(self.given["save_every"], self.given["evaluate_every"] or self.training.total)
+        return self.training.in_folder(
+            self.folder, metadata, sockets.anchor, sockets.samples(), self.listener, settings=settings
         )
-
-    def restore(self, indices: list[int]) -> torch.Tensor:
-        """Frames (B, 3, H, W) restored with what has been learned so far, one by one; shown on the node."""
-        zero, frames = self.material.zero, self.material.frames
-        self.pictures = torch.cat([self.stage.restore(zero[i, None], frames[i, None], [i]) for i in indices])
-        self.progress.step(0, torch.cat(list(self.pictures), 2))
-        return self.pictures
 
     def _result(self, lora: HeroLora) -> Result:
-        pictures = self.restore(list(self.material.shown())) if self.pictures is None else self.pictures
+        pictures = self.training.latest
+        if pictures is None:
+            pictures = self.training.restored(self.sockets.samples())
+            self.listener.preview(torch.cat(list(pictures), 2))
         return lora, pictures, read_image(self.folder / PLOT)[None], self.notes
-
-
-def thinned(tensor: torch.Tensor) -> torch.Tensor:
-    """About 64 of a tensor's values: enough to tell models apart, without reading gigabytes."""
-    flat = tensor.detach().flatten()
-    return flat[:: max(1, len(flat) // 64)].float()
-
-
-def digest(text: str, *groups: Iterable[torch.Tensor]) -> str:
-    """Ten hexadecimal digits of a text and of tensors, shapes and values."""
-    found = hashlib.sha256(text.encode())
-    for tensor in (tensor for group in groups for tensor in group):
-        found.update(str(tuple(tensor.shape)).encode())
-        found.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
-    return found.hexdigest()[:10]

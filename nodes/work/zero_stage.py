@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError, check_index
 from ...zero2hero_core.correspondence.file import ClipCorrespondence
-from ...zero2hero_core.correspondence.match import ADAPTIVE_MAX, Correspondence
-from ...zero2hero_core.correspondence.narrow import WEAK, narrow_matches, weak_share
+from ...zero2hero_core.correspondence.narrow import weak_share
+from ...zero2hero_core.jobs.clip import same_picture
+from ...zero2hero_core.jobs.listener import Notes as JobNotes
+from ...zero2hero_core.jobs.matching import EXPECT, MANY_WEAK, Matcher, narrowed, weak_text
+from ...zero2hero_core.jobs.zero import ZeroWork
 from ...zero2hero_core.memory_batches import halving
-from ...zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
-from ..convert.checks import check_anchor, check_choice, read_reference
+from ...zero2hero_core.zero_stage.settings import ZeroStageSettings
+from ..convert.checks import check_anchor, check_choice, read_reference, socket_words
 from ..convert.pictures import mask_to_core, mask_to_host, to_core, to_host
-from ..host.notes import Notes
+from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, io
 from ..host.unet import HostUNet
 from ..host.unet_checks import check_sides, ignored_parts
@@ -24,8 +28,6 @@ LAYERS = {"all (3-11)": (3, 11), "middle and fine (6-11)": (6, 11), "fine (9-11)
 TOKENS = ["fixed", "adaptive", "all"]
 TRACK = {"auto": None, "on": True, "off": False}
 PICTURES = 8  # frames whose matches are shown
-MANY = 0.5  # share of weak matches from which they are warned of
-ALIKE = 4.01 / 255  # reference and anchor that differ by no more are the same picture
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,11 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
         seed=widgets["seed"],
         track=TRACK[track],
     )
-    anchor = images[anchor_index]
-    stage = ZeroStage(backbone, anchor, anchor, anchor_index, settings, dict(enumerate(images)))
-    _check_max_k(max_k, stage.editor.grids)
-    outward = sorted(range(len(images)), key=lambda index: abs(index - anchor_index))
-    matches = {index: stage.correspond(images[index], index).cpu() for index in outward}
-    used = stage.settings
-    described = {name: getattr(used, name) for name in ("timestep", "block", "seed", "track")}
-    described |= {"model": backbone.name, "k": max_k}
-    clip = ClipCorrespondence(matches, tuple(images.shape[-2:]), anchor_index, described)
-    notes = Notes(node)
+    notes, clip_frames = Notes(node), dict(enumerate(images))
+    with socket_words({"k": "max_k"}):
+        matcher = Matcher(backbone, images[anchor_index], anchor_index, clip_frames, settings)
+    outward = sorted(clip_frames, key=lambda index: abs(index - anchor_index))
+    clip = matcher.match(outward, NodeListener(notes))
     _say_confidence(notes, clip)
     _say_ignored(notes, native[2])
     return Matched(clip, _pictures(clip, images), _confidence(clip), notes)
@@ -83,13 +80,6 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
 
 def _given(value: int) -> int | None:
     return None if value < 0 else value
-
-
-def _check_max_k(max_k: int, grids: list[tuple[int, int]]) -> None:
-    coarse, middle, fine = (h * w for h, w in grids)
-    most = min(4 * coarse + 3, middle, fine // 4)
-    if max_k > most:
-        raise InputError(f"max_k: expected at most {most} for frames of this size, got {max_k}; lower it.")
 
 
 def _pictures(clip: ClipCorrespondence, images: torch.Tensor) -> torch.Tensor:
@@ -113,11 +103,9 @@ def _say_confidence(notes: Notes, clip: ClipCorrespondence) -> None:
         return
     mean = sum(float(matches.confidence.mean()) for matches in others) / len(others)
     weak = sum(weak_share(matches) for matches in others) / len(others)
-    text = f"{weak:.0%} of the matches are weak (confidence below {WEAK}), mean confidence {mean:.2f}"
-    if weak > MANY:
-        notes.warn(
-            f"{text}: expect smears; choose an anchor that shows more of the object, or a model that fits the footage."
-        )
+    text = f"{weak_text(weak)}, mean confidence {mean:.2f}"
+    if weak > MANY_WEAK:
+        notes.warn(f"{text}: {EXPECT}.")
     else:
         notes.say(f"{text}.")
 
@@ -142,16 +130,15 @@ def edit_clip(
     anchor = images[correspondence.anchor_index]
     _say_no_ops(notes, anchor, reference, masks)
     _say_ignored(notes, native[2])
-    stage = ZeroStage(backbone, anchor, reference, correspondence.anchor_index, settings)
-    matches = _narrow(correspondence, settings, stage, notes)
-    backbone.extra_memory = _bank_bytes(backbone, stage, matches, masks, batch)
+    matches = narrowed(correspondence, settings.k, JobNotes(NodeListener(notes)))
+    masked = None if masks is None else lambda numbers: masks[list(numbers)]
+    zero = ZeroWork(backbone, anchor, reference, correspondence.anchor_index, settings, matches=matches, masks=masked)
+    backbone.extra_memory = zero.bank_values(backbone.widths(), batch) * backbone.dtype.itemsize
     edited = torch.empty(len(images), *images.shape[-2:], 3)
     latents: list[torch.Tensor] = []
 
     def work(numbers: list[int]) -> list[torch.Tensor]:
-        chosen = [matches[number] for number in numbers] if matches else None
-        inside = None if masks is None else masks[numbers]
-        return list(stage.edit_latents(images[numbers], numbers, chosen, inside))
+        return list(zero.edit_latents(images[numbers], numbers, numbers))
 
     for number, clean in _batches(work, len(images), batch):
         picture = backbone.decode(clean[None])
@@ -163,7 +150,7 @@ def edit_clip(
     return Edited(edited, torch.cat(latents), notes)
 
 
-def _batches(work: Any, count: int, batch: int) -> Any:
+def _batches(work: Any, count: int, batch: int) -> Iterator[tuple[int, torch.Tensor]]:
     try:
         yield from halving(work, range(count), batch)
     except Zero2HeroError as error:
@@ -204,21 +191,8 @@ def _settings(widgets: Any) -> ZeroStageSettings:
     )
 
 
-def _narrow(
-    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage, notes: Notes
-) -> dict[int, Correspondence] | None:
-    if settings.k == -1:
-        return None
-    known = correspondence.frames
-    for grid in stage.editor.grids:
-        known[0].level(grid)  # raises where the grid is another
-    if settings.k == "adaptive":
-        _say_few_matches(notes, correspondence)
-    return {number: narrow_matches(known[number], settings.k) for number in known}
-
-
 def _say_no_ops(notes: Notes, anchor: torch.Tensor, reference: torch.Tensor, masks: torch.Tensor | None) -> None:
-    if float((anchor - reference).abs().max()) <= ALIKE:
+    if same_picture(anchor, reference):
         notes.warn("the reference is the anchor itself, so the clip keeps its look; connect its edit to `reference`.")
     if masks is None:
         return
@@ -228,27 +202,6 @@ def _say_no_ops(notes: Notes, anchor: torch.Tensor, reference: torch.Tensor, mas
         notes.warn(f"the mask is empty in {where}.")
 
 
-def _say_few_matches(notes: Notes, correspondence: ClipCorrespondence) -> None:
-    """What "adaptive" cannot read, as the correspondence does not hold it."""
-    kept = min(matches.levels[1].indices.shape[1] for matches in correspondence.frames.values())
-    if kept < ADAPTIVE_MAX:
-        notes.warn(
-            f"tokens adaptive reads up to {ADAPTIVE_MAX} matches, the correspondence holds {kept} of each part; set "
-            f"max_k of DIFTCorrespondence to {ADAPTIVE_MAX}."
-        )
-
-
 def _say_ignored(notes: Notes, conditioning: Any) -> None:
     if parts := ignored_parts(conditioning):
         notes.warn(f"{', '.join(parts)} in `conditioning`: no effect here; connect a plain CLIP Text Encode.")
-
-
-def _bank_bytes(backbone: HostUNet, stage: ZeroStage, matches: Any, masks: Any, batch: int) -> int:
-    """What the inversions keep on the device: keys, values and queries of each layer at each step."""
-    editor, widths = stage.editor, backbone.widths()
-    selections = editor.selections([matches[0]] if matches else [], None if masks is None else masks[:1])
-    numbers = 0
-    for layer, selection in selections.items():
-        h, w = editor.grids[layer // 3 - 1]
-        numbers += h * w * widths[layer] * (len(selection.reference_needs()) + batch * len(selection.target_needs()))
-    return numbers * editor.settings.num_inference_steps * backbone.dtype.itemsize

@@ -119,12 +119,12 @@ def run_colorize(args: argparse.Namespace) -> dict[str, Any]:
 def run_clip(args: argparse.Namespace) -> dict[str, Any]:
     """Write one general-edit task from the user's clip and reference; returns the report."""
     from ..evaluation.dataset.kinds import write_general
-    from ..jobs.clip import fingerprint
+    from ..jobs.state import file_digest
     from ..video.resize import resize_frames
     from ..video.source import read_image
 
     frames, reference = _open_clip(args), read_image(args.reference)
-    info = _clip_info(args, "general-edit", args.appearance, frames, None, fingerprint(args.reference))
+    info = _clip_info(args, "general-edit", args.appearance, frames, None, file_digest(args.reference))
     (height, width), (h, w) = frames.size_hw, reference.shape[-2:]
     if abs((w * height) / (h * width) - 1) > 0.01:
         raise InputError(
@@ -221,7 +221,7 @@ def _clip_info(
 ) -> TaskInfo:
     """What the task of a user's clip is; `truth_frames` None means the anchor only."""
     from ..evaluation.dataset.info import TaskInfo, clip_name
-    from ..jobs.clip import fingerprint
+    from ..jobs.state import file_digest
 
     indices = [frames.index_of(place) for place in range(len(frames))]
     anchor = indices[0] if args.anchor is None else args.anchor
@@ -233,7 +233,7 @@ def _clip_info(
     place = indices.index(anchor)
     source = {
         "clip": Path(args.video).name,
-        "clip sha256": fingerprint(args.video),
+        "clip sha256": file_digest(args.video),
         "start": indices[0],
         "stride": args.stride,
         "policy": args.policy,

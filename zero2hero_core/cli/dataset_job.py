@@ -38,9 +38,9 @@ class DatasetJob:
     """The tasks of one command: progress, what is kept, the list of all tasks, the report. Use it in a `with` block."""
 
     def __init__(self, args: argparse.Namespace, total: int) -> None:
-        from ..jobs.clip import check_folder
+        from ..jobs.folder import check_folder
 
-        check_folder(args.out, may_exist=True, remedy="--overwrite")
+        check_folder(args.out, may_exist=True, remedies=("overwrite",))
         self.args, self._started = args, time.perf_counter()
         self.tasks: list[dict[str, Any]] = []
         self._bar = progress(args)
@@ -69,9 +69,9 @@ class DatasetJob:
         """Make one task with `write(writer, *material, progress=...)`, unless --resume finds it made."""
         from ..evaluation.dataset.writer import TaskWriter, is_made
         from ..files.guard import Results, check_apart
-        from .folder import readings
+        from ..jobs.folder import readings
 
-        check_apart(self.args.out, results(self.args) | Results(folders=(info.name,)), readings(self.args))
+        check_apart(self.args.out, results(self.args) | Results(folders=(info.name,)), readings(vars(self.args)))
         reused = bool(self.args.resume and is_made(self.args.out / info.name, info))
         facts = None
         if reused:

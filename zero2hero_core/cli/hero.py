@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+from typing import TYPE_CHECKING, Any
 
-from .console import add_common
+from ..checks import InputError
+from .console import ConsoleListener, add_common, request_of
 from .hero_options import add_hero_model_options, add_restore_options, add_training_options
 from .options import add_clip_options, add_output_options, add_preset, whole
+
+if TYPE_CHECKING:
+    from ..files.guard import Results
 
 TRAIN_EXAMPLES = """\
 The folder gets hero_lora.safetensors, log.csv, training.png (loss and PSNR), samples/ (restored frames now and then),
@@ -102,29 +107,46 @@ def _add_zero(parser: Any) -> None:
     )
 
 
-def train_results(args: Any) -> Any:
+def train_results(args: argparse.Namespace) -> Results:
     """What `hero train` writes in --out."""
-    from ..jobs.train import train_results as results
+    from ..jobs.train import ALL_RESULTS
 
-    return results(args)
+    return ALL_RESULTS
 
 
-def restore_results(args: Any) -> Any:
+def restore_results(args: argparse.Namespace) -> Results:
     """What `hero restore` writes in --out."""
-    from ..jobs.restore import restore_results as results
+    from ..jobs import restore
+    from ..jobs.frames import OutputRequest
 
-    return results(args)
+    return restore.results(request_of(OutputRequest, args))
 
 
-def run_train(args: Any) -> dict[str, Any]:
+def run_train(args: argparse.Namespace) -> dict[str, Any]:
     """Train; returns the report."""
-    from ..jobs.train import train
+    from ..jobs import train
 
-    return train(args)
+    also = indexed_pictures(args.also, args.anchor)
+    with ConsoleListener(args) as listener:
+        return train.run(request_of(train.TrainRequest, args, also=also), listener)
 
 
-def run_restore(args: Any) -> dict[str, Any]:
+def run_restore(args: argparse.Namespace) -> dict[str, Any]:
     """Restore; returns the report."""
-    from ..jobs.restore import restore
+    from ..jobs import restore
 
-    return restore(args)
+    with ConsoleListener(args) as listener:
+        return restore.run(request_of(restore.RestoreRequest, args), listener)
+
+
+def indexed_pictures(texts: list[str], anchor: int) -> dict[int, str]:
+    """What --also says: index -> picture. Raises: InputError for another form, or an index that comes twice."""
+    pictures: dict[int, str] = {}
+    for text in texts:
+        number, equals, path = text.partition("=")
+        if not (equals and number.isdecimal() and path):
+            raise InputError(f"--also: expected INDEX=PICTURE like 12=edit12.png, got '{text}'.")
+        if int(number) in pictures or int(number) == anchor:
+            raise InputError(f"--also: frame {number} is given twice; give one reference per frame.")
+        pictures[int(number)] = path
+    return pictures

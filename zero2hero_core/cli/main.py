@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from .. import __version__
-from ..checks import Zero2HeroError
+from ..checks import Unfinished, Zero2HeroError
 from ..files.json_file import write_report
 from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, tiny, zero
+from .console import option_of
 from .folder import check_report
 from .options import Parser, fill_preset
 
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail(args, "interrupted; nothing half-written was left.", 1)
     except Exception as error:
-        return _fail(args, *_describe(error))
+        return _fail(args, *_describe(error, args))
     problems = report.get("problems") or []
     return _fail(args, " ".join(problems), 1) if problems else 0
 
@@ -73,10 +74,12 @@ def _fail(args: argparse.Namespace, message: str, status: int) -> int:
     return status
 
 
-def _describe(error: Exception) -> tuple[str, int]:
+def _describe(error: Exception, args: argparse.Namespace) -> tuple[str, int]:
     """The line to print and the exit status."""
+    if isinstance(error, Unfinished):
+        return error.worded(option_of, getattr(args, "again", "give the same command")), error.exit_status
     if isinstance(error, Zero2HeroError):
-        return str(error), error.exit_status
+        return error.worded(option_of), error.exit_status
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         if error.errno in _FULL:

@@ -73,7 +73,7 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
     """Train; returns the recipe and the last line of the curve."""
     from ..files.guard import Results, remove_leftovers
     from ..files.lock import locked_folder
-    from ..jobs.clip import pick_device
+    from ..jobs.models import pick_device
     from ..tiny.dit import dit_metadata
     from ..tiny.recipe.dit import scaled_dit_recipe, train_dit
     from ..tiny.recipe.unet import scaled_recipe, train

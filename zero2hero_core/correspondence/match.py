@@ -7,7 +7,7 @@ has its centre at ((x + 0.5) / w, (y + 0.5) / h) of the frame.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -100,6 +100,12 @@ def unit_tokens(features: torch.Tensor) -> torch.Tensor:
 def level_k(k: int, level: int) -> int:
     """Tokens to take on level 0 (coarse), 1 (middle), 2 (fine): max(k // 4, 1), k, 4 k; -1 (all) stays -1."""
     return k if k == -1 else (max(k // 4, 1), k, 4 * k)[level]
+
+
+def most_tokens(grids: Sequence[tuple[int, int]]) -> int:
+    """The largest k that the three grids (h, w), coarse to fine, allow: `level_k` of it fits into each of them."""
+    coarse, middle, fine = (h * w for h, w in grids)
+    return min(4 * coarse + 3, middle, fine // 4)
 
 
 def _window(rows: torch.Tensor, size_hw: tuple[int, int], radius: float) -> torch.Tensor:

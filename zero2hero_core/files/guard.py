@@ -20,7 +20,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..checks import InputError
+from ..checks import InputError, setting
 from .names import temporary_name
 
 LOCKS = (".zero2hero.lock", ".zero2hero.locked")  # see `files.lock`; they are no content of a folder
@@ -111,20 +111,21 @@ def check_apart(out: Path, results: Results, readings: Iterable[Reading]) -> Non
             if target := existing.get(identity(file)):
                 raise InputError(
                     f"{reading.option} {reading.name}: expected what this run does not replace, but {target} is one of "
-                    f"the results in --out {out}; choose another --out, or copy it to another folder first."
+                    f"the results in {setting('out')} {out}; choose another {setting('out')}, or copy it to another "
+                    "folder first."
                 )
         for path in (*reading.files, *reading.folders):
             for folder in (path, *path.parents, *_resolved(path).parents) if owned else ():
                 if target := owned.get(identity(folder)):
                     raise InputError(
                         f"{reading.option} {reading.name}: lies in {target}, which this run replaces; choose another "
-                        "--out or name, or copy it to another folder first."
+                        f"{setting('out')} or name, or copy it to another folder first."
                     )
         for folder in reading.folders:
             if target := places.get(identity(folder)):
                 raise InputError(
                     f"{reading.option} {reading.name}: its pictures lie in {target}, where this run writes pictures; "
-                    "choose another --out, or copy them to another folder first."
+                    f"choose another {setting('out')}, or copy them to another folder first."
                 )
 
 
@@ -143,7 +144,7 @@ def check_named_file(
     place, folder = _folded(path), _folded(out)
     if place == folder or place in folder.parents:
         raise InputError(
-            f"{option} {path}: expected a file of its own, but --out {out} needs this place; choose another."
+            f"{option} {path}: expected a file of its own, but {setting('out')} {out} needs this place; choose another."
         )
     for target in results.existing(out) if results else ():
         if number is not None and number == identity(target):

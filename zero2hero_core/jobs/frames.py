@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
-import hashlib
 import json
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from .. import __version__
-from ..checks import InputError, Zero2HeroError
-from ..cli.console import progress, say
+from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
 from ..files.names import check_name, temporary_name
 from ..memory_batches import halving
 from ..metrics.psnr import psnr
 from ..video.audio import silence_reason
+from ..video.image_writer import write_image
 from ..video.source import read_image
-from ..video.writer import VideoWriter, write_image
-from .clip import Clip, nearly_equal, note
+from ..video.writer import VideoWriter
+from .clip import Clip, same_picture
+from .listener import Listener, Notes
+from .state import check_same, read_state
 
 REPORT, FRAMES = "report.json", "frames"
 SUFFIXES = (".mp4", ".mov", ".webm", ".mkv")
@@ -33,36 +33,56 @@ _FRAME = r"frame_\d{6,}\.png"
 _OWN = re.compile(rf"{_FRAME}|\.frame_.*\.partial\.png")
 
 
+@dataclass(frozen=True)
+class OutputRequest:
+    """Where frames and video go.
+
+    out: the folder. resume: go on with an interrupted run. overwrite: replace the results of an earlier run.
+    video_name: a file name with the suffix of its container. codec, crf: see `VideoWriter`. no_audio: leave the clip's
+    sound out.
+    """
+
+    out: str | Path
+    resume: bool = False
+    overwrite: bool = False
+    video_name: str = "edited.mp4"
+    codec: str | None = None
+    crf: int | None = None
+    no_audio: bool = False
+
+
 def frame_results(state_name: str, video_name: str) -> Results:
     """What a `FrameJob` writes."""
     return Results((state_name, video_name, REPORT), ((FRAMES, _FRAME),))
 
 
-def check_video(args: argparse.Namespace, clip: Clip, notes: list[str] | None = None) -> None:
+def check_video(output: OutputRequest, video: str, clip: Clip, notes: Notes | None = None) -> None:
     """Raise `InputError` when the video could not be written as asked for; creates nothing.
 
-    That it will have no sound although the file has some is said aloud and kept in `notes`, if that is given.
+    Args: video: the file that sound comes from. notes: that the video will have no sound although the file has some is
+    told there.
     """
-    name = Path(args.video_name)
-    if name.name != args.video_name or name.suffix.lower() not in SUFFIXES:
+    name = Path(output.video_name)
+    if name.name != output.video_name or name.suffix.lower() not in SUFFIXES:
         raise InputError(
-            f"--video-name: expected a file name that ends in {', '.join(SUFFIXES)}, got {args.video_name}."
+            f"{setting('video_name')}: expected a file name that ends in {', '.join(SUFFIXES)}, "
+            f"got {output.video_name}."
         )
     check_name(name)
-    there = next(path for path in Path(args.out).absolute().parents if path.is_dir())
-    VideoWriter(temporary_name(there / name), clip.source.fps, **_video_options(args, clip)).abort()
-    if notes is not None and not args.no_audio and (reason := _silence(args, clip)):
-        note(notes, f"the video is written without sound: {reason}")
+    there = next(path for path in Path(output.out).absolute().parents if path.is_dir())
+    VideoWriter(temporary_name(there / name), clip.source.fps, **_video_options(output, video, clip)).abort()
+    if notes is not None and not output.no_audio and (reason := _silence(video, clip)):
+        notes.add(f"the video is written without sound: {reason}")
 
 
-def _video_options(args: argparse.Namespace, clip: Clip) -> dict[str, Any]:
+def _video_options(output: OutputRequest, video: str, clip: Clip) -> dict[str, Any]:
     source = clip.source
-    options: dict[str, Any] = {"codec": args.codec, "crf": args.crf}
+    options: dict[str, Any] = {"codec": output.codec, "crf": output.crf}
     if not source.even:  # a variable frame rate is kept: the picture stays in step with the sound
         options["times"] = [source.time_of(place) - source.time_of(0) for place in range(len(source))]
-    if source.has_audio and not args.no_audio and not _silence(args, clip):
+    if source.has_audio and not output.no_audio and not _silence(video, clip):
         start, stop = _span(clip)
-        options |= {"audio_from": args.video, "audio_start": start, "audio_stop": stop}
+        options |= {"audio_from": video, "audio_start": start, "audio_stop": stop}
     return options
 
 
@@ -72,17 +92,9 @@ def _span(clip: Clip) -> tuple[float, float]:
     return max(first, 0.0), last + 1 / float(clip.source.fps)
 
 
-def _silence(args: argparse.Namespace, clip: Clip) -> str:
+def _silence(video: str, clip: Clip) -> str:
     """Why the chosen frames have no sound although the file has some, else ""."""
-    return silence_reason(args.video, *_span(clip)) if clip.source.has_audio else ""
-
-
-def tensor_digest(tensors: Iterable[torch.Tensor], values: int | None = None) -> str:
-    """SHA-256 of tensors, or of the first `values` numbers of each."""
-    digest = hashlib.sha256()
-    for tensor in tensors:
-        digest.update(tensor.detach().flatten()[:values].float().cpu().numpy().tobytes())
-    return digest.hexdigest()
+    return silence_reason(video, *_span(clip)) if clip.source.has_audio else ""
 
 
 class FrameJob(ABC):
@@ -94,14 +106,8 @@ class FrameJob(ABC):
     command: ClassVar[str]
     state_name: ClassVar[str]
 
-    def __init__(
-        self,
-        args: argparse.Namespace,
-        out: Path,
-        clip: Clip,
-        notes: list[str],
-    ):
-        self.args, self.out, self.clip, self.notes = args, out, clip, notes
+    def __init__(self, output: OutputRequest, out: Path, video: str, clip: Clip, batch: int, notes: Notes):
+        self.output, self.out, self.video, self.clip, self.batch, self.notes = output, out, video, clip, batch, notes
         self.done: set[int] = set()  # original indices of finished frames
         self.rows: dict[int, dict[str, Any]] = {}  # what is reported of the frames edited in this run
         self.seconds: dict[str, float] = {}
@@ -110,43 +116,47 @@ class FrameJob(ABC):
         """The PNG file of a frame, by its index in the original clip."""
         return self.out / FRAMES / f"frame_{index:06d}.png"
 
-    def run(self, state: dict[str, Any]) -> dict[str, Any]:
-        """Begin or resume, edit what is missing, write video and report."""
+    def run(self, state: dict[str, Any], listener: Listener) -> dict[str, Any]:
+        """Begin or resume, edit what is missing, write video and report.
+
+        Raises: Unfinished when interrupted, cancelled or out of memory; the finished frames are kept.
+        """
         started = time.perf_counter()
         self._begin(state)
         reused = len(self.done)
         try:
-            self._edit_missing()
+            self._edit_missing(listener)
             written = time.perf_counter()
-            self._write_video(state)
+            self._write_video(state, listener)
             self.seconds["video"] = time.perf_counter() - written
         except (KeyboardInterrupt, Zero2HeroError) as error:
             if isinstance(error, InputError):
                 raise
-            what = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error).rstrip(".")
-            raise Zero2HeroError(
-                f"{what}; {len(self.done)} of {len(self.clip.indices)} frames are finished in {self.out / FRAMES}; "
-                "to go on, give the same command with --resume."
+            what = "interrupted" if isinstance(error, KeyboardInterrupt) else error.text.rstrip(".")
+            raise Unfinished(
+                f"{what}; {len(self.done)} of {len(self.clip.indices)} frames are finished in {self.out / FRAMES}"
             ) from error
         self.seconds["total"] = time.perf_counter() - started
         report = self._report(state, reused)
         write_json(self.out / REPORT, report)
-        self._say(report)
+        self._say(report, listener)
         return report
 
     def _begin(self, state: dict[str, Any]) -> None:
         state_file, frames = self.out / self.state_name, self.out / FRAMES
-        resumed = self.args.resume and state_file.exists()
+        resumed = self.output.resume and state_file.exists()
         if resumed:
             check_same(read_state(state_file), state)
-        elif self.args.resume and content(self.out):
-            raise InputError(f"--resume: {self.out} holds no {self.state_name} of an earlier run; choose its folder.")
+        elif self.output.resume and content(self.out):
+            raise InputError(
+                f"{setting('resume')}: {self.out} holds no {self.state_name} of an earlier run; choose its folder."
+            )
         self.out.mkdir(parents=True, exist_ok=True)
         for file in frames.iterdir() if frames.is_dir() else ():
             if _OWN.fullmatch(file.name) and (file.name.startswith(".") or not resumed):
                 file.unlink()
         if not resumed:  # what is old goes before the new state comes: a frame never belongs to another state
-            for name in (REPORT, self.args.video_name):
+            for name in (REPORT, self.output.video_name):
                 (self.out / name).unlink(missing_ok=True)
             write_json(state_file, state)
         frames.mkdir(exist_ok=True)
@@ -158,19 +168,20 @@ class FrameJob(ABC):
         except InputError:  # missing or damaged: made again
             return False
 
-    def _edit_missing(self) -> None:
+    def _edit_missing(self, listener: Listener) -> None:
         """Edit frames in the batches of an unbroken run, so that a resumed run gives the same frames to the bit."""
-        total, batch = len(self.clip.indices), self.args.batch
+        total, batch = len(self.clip.indices), self.batch
         groups = [range(first, min(first + batch, total)) for first in range(0, total, batch)]
         todo = [n for group in groups if any(self.clip.indices[m] not in self.done for m in group) for n in group]
-        with progress(self.args) as bar:
-            task = bar.add_task("frames", total=total, completed=len(self.done))
-            for number, picture in halving(self.edit, todo, batch):
-                index = self.clip.indices[number]
-                if index not in self.done:
-                    write_image(self.path_of(index), picture, overwrite=True)
-                    self.done.add(index)
-                    bar.advance(task)
+        listener.progress("frames", len(self.done), total)
+        for number, picture in halving(self.edit, todo, batch):
+            index = self.clip.indices[number]
+            if index not in self.done:
+                write_image(self.path_of(index), picture, overwrite=True)
+                self.done.add(index)
+                listener.progress("frames", len(self.done), total)
+            if listener.cancelled():
+                raise Zero2HeroError("cancelled")
 
     @abstractmethod
     def edit(self, numbers: list[int]) -> list[torch.Tensor]:
@@ -187,28 +198,26 @@ class FrameJob(ABC):
     def report_row(self, index: int, edited: torch.Tensor, frame: torch.Tensor, more: dict[str, Any]) -> None:
         """Keep what is reported of a frame. Raises: Zero2HeroError when the model gave no numbers."""
         if not bool(torch.isfinite(edited).all()):
-            raise Zero2HeroError("the model gave values that are no numbers; try --dtype float32 or bfloat16")
+            raise Zero2HeroError(
+                f"the model gave values that are no numbers; try {setting('dtype')} float32 or bfloat16"
+            )
         row: dict[str, Any] = {"psnr_to_input": float(psnr(edited[None], frame[None]))}
-        self.rows[index] = row | {"unchanged": nearly_equal(edited, frame)} | more
+        self.rows[index] = row | {"unchanged": same_picture(edited, frame)} | more
 
-    def _write_video(self, state: dict[str, Any]) -> None:
+    def _write_video(self, state: dict[str, Any], listener: Listener) -> None:
         made_by = f"zero2hero {__version__}"
         metadata = {"comment": made_by, "zero2hero": json.dumps({k: v for k, v in state.items() if k != "frames"})}
-        options = _video_options(self.args, self.clip) | {"metadata": metadata, "overwrite": True}
-        with (
-            progress(self.args) as bar,
-            VideoWriter(self.out / self.args.video_name, self.clip.source.fps, **options) as writer,
-        ):
-            task = bar.add_task("video", total=len(self.clip.indices))
-            for index in self.clip.indices:
+        options = _video_options(self.output, self.video, self.clip) | {"metadata": metadata, "overwrite": True}
+        with VideoWriter(self.out / self.output.video_name, self.clip.source.fps, **options) as writer:
+            for number, index in enumerate(self.clip.indices):
                 writer.write(read_image(self.path_of(index)))
-                bar.advance(task)
+                listener.progress("video", number + 1, len(self.clip.indices))
 
     def _report(self, state: dict[str, Any], reused: int) -> dict[str, Any]:
         more = self.summary()
         if self.rows and all(row["unchanged"] for row in self.rows.values()):
-            note(self.notes, "the result equals the input")
-        audio = "audio_from" in _video_options(self.args, self.clip)
+            self.notes.add("the result equals the input")
+        audio = "audio_from" in _video_options(self.output, self.video, self.clip)
         rows = [
             {"index": i, "file": f"{FRAMES}/{self.path_of(i).name}"} | self.rows.get(i, {}) for i in self.clip.indices
         ]
@@ -217,7 +226,7 @@ class FrameJob(ABC):
         return {
             "command": self.command,
             "state": state,
-            "video": str(final_path(self.out / self.args.video_name)),
+            "video": str(final_path(self.out / self.output.video_name)),
             "frames": rows,
             "count": len(rows),
             "reused": reused,
@@ -230,35 +239,8 @@ class FrameJob(ABC):
             "seconds_per_frame": round(per_frame / edited, 3) if edited else None,
         }
 
-    def _say(self, report: dict[str, Any]) -> None:
+    def _say(self, report: dict[str, Any], listener: Listener) -> None:
         count, reused = report["count"], report["reused"]
         kept = f" ({reused} from before)" if reused else ""
         sound = ", with sound" if report["audio"] else ""
-        say(self.args, f"{count} frames{kept}, {report['fps']:g} per second{sound}: {report['video']}")
-
-
-def read_state(path: Path) -> dict[str, Any]:
-    """Read the state file. Raises: InputError when it is damaged."""
-    try:
-        state = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); start again with --overwrite.") from error
-    if not isinstance(state, dict):
-        raise InputError(f"{path}: expected the state of an earlier run; start again with --overwrite.")
-    return state
-
-
-def check_same(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `InputError` that names what differs between two states."""
-    now = json.loads(json.dumps(now))
-    different = []
-    for name in sorted(before.keys() | now.keys()):
-        if before.get(name) != now.get(name):
-            brief = name.endswith("sha256") or name == "frames"
-            values = "" if brief else f" ({before.get(name)} before, {now.get(name)} now)"
-            different.append(name.removesuffix(" sha256") + values)
-    if different:
-        raise InputError(
-            f"--resume: the run differs from the one begun in: {', '.join(different)}; give the options of that run, "
-            "or start again with --overwrite."
-        )
+        listener.say(f"{count} frames{kept}, {report['fps']:g} per second{sound}: {report['video']}")

@@ -1,99 +1,166 @@
-"""The work of `zero2hero hero restore`: frames by `FrameJob`, restored by Hero-Stage."""
+"""The job of `zero2hero hero restore`: Hero-Stage on the frames of a clip."""
 
 from __future__ import annotations
 
-import argparse
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import __version__
+from ..backbones.flux.dit import DiTBackbone
 from ..checks import InputError
-from ..cli.folder import job_folder
-from ..cli.hero_inputs import ZeroFrames, load_hero_model, open_hero_clip, restore_settings
 from ..files.guard import Results
+from ..hero_stage.lora.adapters import HeroLoRA
 from ..hero_stage.lora.file import load_lora
+from ..hero_stage.sampling import KINDS, RestoreSettings
 from ..hero_stage.stage import HeroStage
 from ..hero_stage.training.pairs import MODES
-from . import clip as cli_inputs
-from . import frames as cli_frames
-from .clip import Clip
-from .frames import FrameJob, frame_results, tensor_digest
+from ..memory_batches import halving
+from .clip import Clip, ClipRequest, check_paths
+from .folder import job_folder
+from .frames import FrameJob, OutputRequest, check_video, frame_results
+from .hero_settings import RestoreChoice
+from .listener import Listener, Notes
+from .models import DiTModel, load_dit
+from .request import flat_values
+from .state import file_digest, tensor_digest
+from .zero_frames import ZeroFrames, open_hero_clip
+
+STATE = "hero.json"
 
 
-def restore(args: argparse.Namespace) -> dict[str, Any]:
+@dataclass(frozen=True)
+class RestoreRequest:
+    """Restoring of a clip.
+
+    zero: folders of Zero-Stage; of several, the first that has a frame counts. lora: the trained LoRA; one file per
+    condition if it is foreign. batch: frames at once; halved if memory is short.
+    """
+
+    clip: ClipRequest
+    model: DiTModel
+    restoring: RestoreChoice
+    output: OutputRequest
+    zero: tuple[str, ...]
+    lora: tuple[str, ...]
+    batch: int = 4
+
+
+def results(output: OutputRequest) -> Results:
+    """What the job writes in its folder."""
+    return frame_results(STATE, output.video_name)
+
+
+def restored_frames(
+    backbone: DiTBackbone,
+    lora: HeroLoRA,
+    kinds: tuple[str, ...],
+    settings: RestoreSettings,
+    zero: Mapping[int, torch.Tensor] | torch.Tensor,
+    frames: torch.Tensor,
+    batch: int,
+    listener: Listener,
+    *,
+    same_noise: bool = True,
+    begin: Callable[[list[int]], None] = lambda indices: None,
+) -> Iterator[tuple[int, torch.Tensor]]:
+    """Yield (index, restored frame (3, H, W)) of frames that are at hand. zero: their Zero-Stage results, (N, 3, H, W).
+    begin: called before each batch with its indices.
+
+    Raises: InputError; Zero2HeroError when one frame alone does not fit into memory.
+    """
+    stage = HeroStage(backbone, lora, kinds, settings, same_noise=same_noise)
+
+    def work(now: list[int]) -> list[torch.Tensor]:
+        begin(now)
+        worn = torch.stack([zero[index] for index in now])
+        pictures = stage.restore(worn, frames[now], now)
+        listener.preview(pictures[-1])
+        return list(pictures)
+
+    yield from halving(work, range(len(frames)), batch)
+
+
+def run(request: RestoreRequest, listener: Listener) -> dict[str, Any]:
     """Check every input, then restore; returns the report."""
-    cli_inputs.check_paths(args.video, *args.zero, *args.lora)
-    with job_folder(args, "hero restore", restore_results(args), remedy="--resume or --overwrite") as out:
-        return _restore(args, out)
+    check_paths(request.clip.video, *request.zero, *request.lora)
+    remedies = ("resume", "overwrite")
+    with job_folder(flat_values(request), "hero restore", results(request.output), remedies=remedies) as out:
+        return _run(request, out, listener)
 
 
-def restore_results(args: argparse.Namespace) -> Results:
-    """What the command writes in --out."""
-    return frame_results("hero.json", args.video_name)
-
-
-def _restore(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    notes: list[str] = []
-    zero = ZeroFrames(args.zero)
-    backbone = load_hero_model(args)
-    clip = open_hero_clip(args, zero, notes, backbone.multiple)
-    cli_frames.check_video(args, clip, notes)
-    lora, metadata = load_lora([Path(name) for name in args.lora], backbone)
+def _run(request: RestoreRequest, out: Path, listener: Listener) -> dict[str, Any]:
+    notes = Notes(listener)
+    zero = ZeroFrames(request.zero)
+    backbone = load_dit(request.model)
+    clip = open_hero_clip(request.clip, zero, backbone.multiple, notes, tiny=request.model.tiny)
+    check_video(request.output, request.clip.video, clip, notes)
+    lora, metadata = load_lora([Path(name) for name in request.lora], backbone)
     if metadata is not None:
-        kinds = MODES.get(metadata.mode)
-        if kinds is None:
-            raise InputError(f"{args.lora[0]}: was trained in mode {metadata.mode}, which is unknown here.")
+        if metadata.mode not in MODES:
+            raise InputError(f"{request.lora[0]}: was trained in mode {metadata.mode}, which is unknown here.")
+        kinds = MODES[metadata.mode]
         height, width = clip.size_hw
         if metadata.resolution not in ("", f"{width}x{height}"):
-            cli_inputs.note(notes, f"the LoRA was trained at {metadata.resolution}, the frames are {width}x{height}")
+            notes.add(f"the LoRA was trained at {metadata.resolution}, the frames are {width}x{height}")
     else:
-        kinds = ("zero", "frame")[: lora.count]  # the authors' order
-        cli_inputs.note(notes, f"the LoRA is of a foreign format: its conditions are taken for {' and '.join(kinds)}")
+        kinds = KINDS[: lora.count]  # the authors' order
+        notes.add(f"the LoRA is of a foreign format: its conditions are taken for {' and '.join(kinds)}")
     if "zero" in kinds:
         zero.need(clip.indices)
-    stage = HeroStage(backbone, lora, kinds, restore_settings(args, backbone), same_noise=not args.new_noise)
-    return RestoreJob(args, out, stage, clip, zero, notes).run(_state_of(args, stage, clip))
+    settings = request.restoring.settings(backbone.recommended)
+    stage = HeroStage(backbone, lora, kinds, settings, same_noise=not request.restoring.new_noise)
+    job = RestoreJob(request.output, out, request.clip.video, clip, request.batch, notes, stage, zero)
+    return job.run(_state(request, stage, clip), listener)
 
 
-def _state_of(args: argparse.Namespace, stage: HeroStage, clip: Clip) -> dict[str, Any]:
+def _state(request: RestoreRequest, stage: HeroStage, clip: Clip) -> dict[str, Any]:
     """What the frames are made of. Two runs with equal states give equal frames."""
     height, width = clip.size_hw
     backbone = stage.backbone
-    files: dict[str, str | None] = {"video": args.video}
-    files |= {f"zero {number}": str(Path(folder) / "frames") for number, folder in enumerate(args.zero)}
-    files |= {f"lora {number}": name for number, name in enumerate(args.lora)}
+    files: dict[str, str | None] = {"video": request.clip.video}
+    files |= {f"zero {number}": str(Path(folder) / "frames") for number, folder in enumerate(request.zero)}
+    files |= {f"lora {number}": name for number, name in enumerate(request.lora)}
     return {
         "version": __version__,
         "model": backbone.name,
         "model sha256": tensor_digest(backbone.transformer.state_dict().values(), 64),
         "text sha256": tensor_digest([backbone.text.tokens]),
-        "batch": args.batch,
+        "batch": request.batch,
         "device": backbone.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "weights": args.weights,
+        "weights": request.model.weights,
         "conditions": list(stage.kinds),
         "same_noise": stage.same_noise,
         "frames": clip.indices,
         "size": [width, height],
         "policy": clip.policy,
         **asdict(stage.settings),
-        **{f"{name} sha256": cli_inputs.fingerprint(path) for name, path in files.items()},
+        **{f"{name} sha256": file_digest(path) for name, path in files.items()},
     }
 
 
 class RestoreJob(FrameJob):
     """Hero-Stage on the frames of a clip."""
 
-    command, state_name = "hero restore", "hero.json"
+    command, state_name = "hero restore", STATE
 
     def __init__(
-        self, args: argparse.Namespace, out: Path, stage: HeroStage, clip: Clip, zero: ZeroFrames, notes: list[str]
+        self,
+        output: OutputRequest,
+        out: Path,
+        video: str,
+        clip: Clip,
+        batch: int,
+        notes: Notes,
+        stage: HeroStage,
+        zero: ZeroFrames,
     ):
-        super().__init__(args, out, clip, notes)
+        super().__init__(output, out, video, clip, batch, notes)
         self.stage, self.zero = stage, zero
         self.spent = 0.0
 

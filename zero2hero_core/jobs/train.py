@@ -1,101 +1,155 @@
-"""The work of `zero2hero hero train`."""
+"""The job of `zero2hero hero train`: Hero-Stage's LoRA for one clip, in a folder where it can be resumed."""
 
 from __future__ import annotations
 
-import argparse
 import json
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .. import __version__
 from ..backbones.flux.dit import DiTBackbone
-from ..checks import InputError, Zero2HeroError
-from ..cli.console import progress, say
-from ..cli.folder import job_folder
-from ..cli.hero_inputs import (
-    ZeroFrames,
-    extra_references,
-    hero_settings,
-    load_hero_model,
-    open_hero_clip,
-    restore_settings,
-)
+from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
-from ..hero_stage.lora.file import HeroMetadata
-from ..hero_stage.stage import HeroStage
-from ..hero_stage.training.pairs import training_pairs
-from ..hero_stage.training.run import LORA, PLOT, RESULTS, STATE, RunSettings, TrainingRun
-from ..hero_stage.training.trainer import HeroSettings, HeroTrainer
+from ..hero_stage.training.pairs import MODES
+from ..hero_stage.training.run import RESULTS, TrainingRun
+from ..hero_stage.training.trainer import HeroSettings
 from ..memory_batches import is_out_of_memory
-from . import clip as cli_inputs
-from .clip import Clip
-from .frames import REPORT, check_same, read_state, tensor_digest
-from .material import Material, clip_latents, evaluation_of, read_material, say_memory
+from ..video.source import open_frames
+from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference
+from .folder import job_folder
+from .frames import REPORT
+from .hero_settings import RestoreChoice, TrainingChoice
+from .listener import Listener, Notes
+from .material import Material
+from .models import DiTModel, load_dit
+from .request import flat_values
+from .state import check_same, file_digest, read_state, tensor_digest
+from .training import LORA, PLOT, STATE, RunSettings, Training, expected_memory, run_to_the_end
+from .zero_frames import ZeroFrames, open_hero_clip
 
 RUN_STATE = "train.json"
+ALL_RESULTS = RESULTS | Results((REPORT, RUN_STATE))
 
 
-def train(args: argparse.Namespace) -> dict[str, Any]:
-    """Check every input, then train; returns the report."""
-    cli_inputs.check_paths(args.video, args.reference, args.truth, *args.zero, args.zero_anchor)
-    with job_folder(args, "hero train", train_results(args), remedy="--resume or --overwrite") as out:
-        return _checked(args, out)
+@dataclass(frozen=True)
+class TrainRequest:
+    """A training of Hero-Stage.
+
+    reference: the edited anchor. zero: folders of Zero-Stage; of several, the first that has a frame counts.
+    zero_anchor: one whose reference was the anchor itself, for the mode implicit. also: further edited frames, index ->
+    picture. truth: true frames, one per chosen frame, for the evaluations. out, resume, overwrite: as `OutputRequest`.
+    """
+
+    clip: ClipRequest
+    model: DiTModel
+    training: TrainingChoice
+    restoring: RestoreChoice
+    reference: str
+    zero: tuple[str, ...]
+    out: str | Path
+    zero_anchor: str | None = None
+    also: Mapping[int, str] = field(default_factory=dict)
+    truth: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.training.mode == "implicit" and not self.zero_anchor:
+            raise InputError(
+                f"{setting('mode')} implicit: needs {setting('zero_anchor')}, Zero-Stage frames with the anchor as the "
+                "reference."
+            )
+        if self.anchor in self.also:
+            raise InputError(f"{setting('also')}: frame {self.anchor} is given twice; give one reference per frame.")
+
+    @property
+    def anchor(self) -> int:
+        """Index of the frame that was edited."""
+        return self.clip.start if self.clip.anchor is None else self.clip.anchor
 
 
-def train_results(args: argparse.Namespace) -> Results:
-    """What the command writes in --out."""
-    return RESULTS | Results((REPORT, RUN_STATE))
+def run(request: TrainRequest, listener: Listener) -> dict[str, Any]:
+    """Check every input, then train; returns the report.
+
+    Raises: InputError; Unfinished when cancelled or out of memory: a checkpoint is kept, if there was one.
+    """
+    check_paths(request.clip.video, request.reference, request.truth, *request.zero, request.zero_anchor)
+    with job_folder(flat_values(request), "hero train", ALL_RESULTS, remedies=("resume", "overwrite")) as out:
+        return _run(request, out, listener)
 
 
-def _checked(args: argparse.Namespace, out: Path) -> dict[str, Any]:
-    started = time.perf_counter()
-    notes: list[str] = []
-    if args.mode == "implicit" and not args.zero_anchor:
-        raise InputError("--mode implicit: needs --zero-anchor, Zero-Stage frames with the anchor as the reference.")
-    zero = ZeroFrames(args.zero)
-    backbone = load_hero_model(args)
-    settings = hero_settings(args, backbone)
-    clip = open_hero_clip(args, zero, notes, backbone.multiple)
-    material = read_material(args, clip, zero, notes)
-    state = _state_of(args, backbone, settings, clip)
-    _check_state(args, out, state)
-    say_memory(args, backbone, settings, clip)
+def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]:
+    started, notes = time.perf_counter(), Notes(listener)
+    zero = ZeroFrames(request.zero)
+    backbone = load_dit(request.model)
+    settings = request.training.settings(backbone.recommended)
+    clip = open_hero_clip(request.clip, zero, backbone.multiple, notes, tiny=request.model.tiny)
+    material = _material(request, clip, zero, notes)
+    state = _state(request, backbone, settings, clip)
+    _check_state(request, out, state)
+    float32 = backbone.dtype == torch.float32
+    weights = request.model.weights or ("fp32" if float32 else "bf16")
+    estimate = expected_memory(
+        backbone, settings, clip.size_hw, weights=weights, device=backbone.device.type, float32=float32
+    )
+    listener.say(estimate.text())
     try:
-        run = _prepare(args, out, backbone, settings, material, state)
-        _begin(args, out, state)
-        done = _train(args, run)
+        training_run = _prepare(request, out, backbone, settings, material, clip, state, listener)
+        _begin(request, out, state)
+        begun = run_to_the_end(training_run, listener, resume=request.resume)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        again = "start again with --overwrite" if (out / STATE).exists() else "give the same command with --resume"
-        raise Zero2HeroError(
-            "out of memory while training: lower it with --checkpointing, --weights fp8 or nf4, a smaller --rank, "
-            f"--size or --draws, and {again}."
-        ) from error
-    report = _report(args, out, run, done, notes) | {"state": state}
+        remedy = (
+            f"out of memory while training: lower it with {setting('checkpointing')}, {setting('weights')} fp8 or nf4, "
+            f"a smaller {setting('rank')}, {setting('size')} or {setting('draws')}"
+        )
+        if (out / STATE).exists():  # of other settings
+            raise Zero2HeroError(f"{remedy}, and start again with {setting('overwrite')}.") from error
+        raise Unfinished(remedy) from error
+    report = _report(out, training_run, begun, notes) | {"state": state}
     report["seconds"]["total"] = round(time.perf_counter() - started, 3)
     write_json(out / REPORT, report)
-    last = report["evaluations"][-1]
-    say(args, f"{run.trainer.done} steps; anchor {last['psnr_anchor']:.2f} dB after training: {final_path(out / LORA)}")
+    steps, last = training_run.trainer.done, report["evaluations"][-1]
+    listener.say(f"{steps} steps; anchor {last['psnr_anchor']:.2f} dB after training: {final_path(out / LORA)}")
     return report
 
 
-def _state_of(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> dict[str, Any]:
+def _material(request: TrainRequest, clip: Clip, zero: ZeroFrames, notes: Notes) -> Material:
+    """References, originals and Zero-Stage frames, checked."""
+    paths = {request.anchor: request.reference} | dict(request.also)
+    references, anchors = {}, {request.anchor: clip.anchor}
+    for index, path in sorted(paths.items()):
+        check_paths(path)
+        if index != request.anchor:
+            anchors[index] = original_frame(request.clip, index, clip, "also")
+        references[index] = read_reference(path, clip, notes)
+    if "zero" in MODES[request.training.mode]:
+        zero.need(sorted(references))
+    chosen = clip.by_index()
+    frames = Pictures((*clip.indices, *anchors), lambda i: anchors[i] if i in anchors else chosen[i])
+    target = None
+    if request.training.mode == "implicit":
+        folder = ZeroFrames([request.zero_anchor or ""], "zero_anchor")
+        folder.need(clip.indices)
+        target = folder.pictures(clip.size_hw, clip.indices)
+    return Material(references, frames, zero.pictures(clip.size_hw, (*clip.indices, *anchors)), target)
+
+
+def _state(request: TrainRequest, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> dict[str, Any]:
     """What the LoRA is made of. Two runs with equal states give equal weights after equally many steps."""
     height, width = clip.size_hw
-    files = {name: cli_inputs.fingerprint(getattr(args, name)) for name in ("video", "reference", "truth")}
-    for number, folder in enumerate(args.zero):
-        files[f"zero {number}"] = cli_inputs.fingerprint(str(Path(folder) / "frames"))
-    if args.zero_anchor:
-        files["zero_anchor"] = cli_inputs.fingerprint(str(Path(args.zero_anchor) / "frames"))
-    for index, path in extra_references(args).items():
-        files[f"reference {index}"] = cli_inputs.fingerprint(path)
+    files = {"video": request.clip.video, "reference": request.reference, "truth": request.truth}
+    files |= {f"zero {number}": str(Path(folder) / "frames") for number, folder in enumerate(request.zero)}
+    if request.zero_anchor:
+        files["zero_anchor"] = str(Path(request.zero_anchor) / "frames")
+    files |= {f"reference {index}": path for index, path in request.also.items()}
     return {
         "version": __version__,
         "model": backbone.name,
@@ -103,26 +157,26 @@ def _state_of(args: argparse.Namespace, backbone: DiTBackbone, settings: HeroSet
         "text sha256": tensor_digest([backbone.text.tokens]),
         "device": backbone.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),
-        "weights": args.weights,
-        "anchor": args.anchor,
+        "weights": request.model.weights,
+        "anchor": request.anchor,
         "frames": clip.indices,
         "size": [width, height],
         "policy": clip.policy,
         **{name: value for name, value in asdict(settings).items() if name != "steps"},  # a run may be made longer
-        **{f"{name} sha256": digest for name, digest in files.items()},
+        **{f"{name} sha256": file_digest(path) for name, path in files.items()},
     }
 
 
-def _check_state(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
+def _check_state(request: TrainRequest, out: Path, state: dict[str, Any]) -> None:
     """Raise `InputError` when a run cannot be resumed; writes nothing. Without a checkpoint, it may change."""
-    if args.resume and (out / STATE).exists():
+    if request.resume and (out / STATE).exists():
         check_same(read_state(out / RUN_STATE), state)
-    elif args.resume and content(out) and not (out / RUN_STATE).exists():
-        raise InputError(f"--resume: {out} holds no {RUN_STATE} of an earlier run; choose its folder.")
+    elif request.resume and content(out) and not (out / RUN_STATE).exists():
+        raise InputError(f"{setting('resume')}: {out} holds no {RUN_STATE} of an earlier run; choose its folder.")
 
 
-def _begin(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
-    if args.resume and (out / STATE).exists():
+def _begin(request: TrainRequest, out: Path, state: dict[str, Any]) -> None:
+    if request.resume and (out / STATE).exists():
         return
     out.mkdir(parents=True, exist_ok=True)
     for name in (STATE, LORA, PLOT, "log.csv", REPORT):  # what is old goes before the new state comes
@@ -132,79 +186,65 @@ def _begin(args: argparse.Namespace, out: Path, state: dict[str, Any]) -> None:
     write_json(out / RUN_STATE, json.loads(json.dumps(state)))
 
 
-@contextmanager
-def _asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Inside, Ctrl-C sets a flag that is looked at between steps, so that no update is cut in two; a second one ends at
-    once."""
-    asked = False
-
-    def note_it(number: int, frame: Any) -> None:
-        nonlocal asked
-        if asked:
-            raise KeyboardInterrupt
-        asked = True
-
-    try:
-        before = signal.signal(signal.SIGINT, note_it)
-    except ValueError:  # not the main thread: whoever runs us has other means
-        yield lambda: False
-        return
-    try:
-        yield lambda: asked
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def _prepare(
-    args: argparse.Namespace,
+    request: TrainRequest,
     out: Path,
     backbone: DiTBackbone,
     settings: HeroSettings,
     material: Material,
+    clip: Clip,
     state: dict[str, Any],
+    listener: Listener,
 ) -> TrainingRun:
     """Everything up to the first step, so that bad input is refused before anything is written."""
-    trainer = HeroTrainer(backbone, training_pairs(settings.mode, clip_latents(backbone, settings, material)), settings)
-    height, width = material.clip.size_hw
-    metadata = HeroMetadata.of(
-        trainer.lora,
-        mode=settings.mode,
-        resolution=f"{width}x{height}",
-        clip_hash=str(state["video sha256"]),
-        anchor_hash=str(state["reference sha256"]),
-    )
-    stage = HeroStage(
-        backbone, trainer.lora, settings.kinds, restore_settings(args, backbone), same_noise=not args.new_noise
-    )
-    evaluation = evaluation_of(args, stage, material)
-    options = RunSettings(args.save_every, args.evaluate_every, args.patience)
-    return TrainingRun(trainer, out, metadata, evaluation, options)
+    restoring = request.restoring.settings(backbone.recommended)
+    training = Training(backbone, material, settings, restoring, same_noise=not request.restoring.new_noise)
+    metadata = training.metadata(clip.size_hw, str(state["video sha256"]), str(state["reference sha256"]))
+    samples, truths = _evaluated(request, clip, material, training.stage.kinds)
+    chosen = request.training
+    options = RunSettings(chosen.save_every, chosen.evaluate_every, chosen.patience)
+    return training.in_folder(out, metadata, request.anchor, samples, listener, truths=truths, settings=options)
 
 
-def _train(args: argparse.Namespace, run: TrainingRun) -> int:
-    """Train to the end; returns the step it began at."""
-    done = run.resume() if args.resume else 0
-    with _asked_to_stop() as stop, progress(args) as bar:
-        task = bar.add_task("training", total=run.trainer.settings.total, completed=done)
-        run.stop = stop
-        run.progress = lambda step, loss: bar.update(task, completed=step, description=f"training, loss {loss:.3f}")
-        run.run()
-    return done
+def _evaluated(
+    request: TrainRequest, clip: Clip, material: Material, kinds: tuple[str, ...]
+) -> tuple[tuple[int, ...], dict[int, torch.Tensor]]:
+    """The frames that are restored now and then, and the truth of them where it is known."""
+    usable = [index for index in clip.indices if "zero" not in kinds or index in material.zero]
+    asked = request.training.evaluate_frames
+    if asked is None:
+        asked = (usable[0], usable[len(usable) // 2], usable[-1]) if usable else ()
+    if unknown := [index for index in asked if index not in usable]:
+        raise InputError(
+            f"{setting('evaluate_frames')}: frame {unknown[0]} is not a chosen frame with a Zero-Stage result."
+        )
+    truths: dict[int, torch.Tensor] = {}
+    if request.truth:
+        name = f"{setting('truth')} {request.truth}"
+        with open_frames(request.truth, multiple=1) as source:
+            if len(source) != (count := len(clip.indices)):
+                raise InputError(f"{name}: expected {count} frames, one per chosen frame, got {len(source)}.")
+            for index in asked:
+                fitted = clip.fit(source.frames([clip.indices.index(index)]))
+                if fitted is None:
+                    raise InputError(f"{name}: expected the clip's aspect ratio.")
+                truths[index] = fitted[0]
+    return tuple(asked), truths
 
 
-def _report(args: argparse.Namespace, out: Path, run: TrainingRun, begun: int, notes: list[str]) -> dict[str, Any]:
-    rows = run.log.rows()
+def _report(out: Path, training: TrainingRun, begun: int, notes: list[str]) -> dict[str, Any]:
+    rows = training.log.rows()
     losses = [row["loss"] for row in rows if "loss" in row]
-    steps = run.trainer.done - begun
+    steps = training.trainer.done - begun
     return {
         "command": "hero train",
         "lora": str(final_path(out / LORA)),
-        "steps": run.trainer.done,
+        "steps": training.trainer.done,
         "resumed_at": begun,
-        "stopped_early": run.stopped_early,
+        "stopped_early": training.stopped_early,
         "loss": {"first": losses[0], "last_mean": sum(losses[-20:]) / len(losses[-20:])} if losses else None,
         "evaluations": [row for row in rows if "psnr_anchor" in row],
         "notes": notes,
-        "seconds": {name: round(value, 3) for name, value in run.seconds.items()},
-        "seconds_per_step": round(run.seconds["train"] / steps, 4) if steps else None,
+        "seconds": {name: round(value, 3) for name, value in training.seconds.items()},
+        "seconds_per_step": round(training.seconds["train"] / steps, 4) if steps else None,
     }

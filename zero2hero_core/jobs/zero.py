@@ -1,10 +1,9 @@
-"""The work of `zero2hero zero`: frames by `FrameJob`, edited by Zero-Stage."""
+"""The job of `zero2hero zero`: Zero-Stage on the frames of a clip; frames and video are written as it goes."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,211 @@ import torch
 
 from .. import __version__
 from ..backbones.sd.unet import UNetBackbone
+from ..checks import InputError, setting
+from ..correspondence.file import ClipCorrespondence, load_correspondences
 from ..correspondence.match import Correspondence
+from ..files.guard import Results
+from ..zero_stage.settings import ZeroStageSettings
 from ..zero_stage.stage import ZeroStage
-from .clip import Clip, Masks, fingerprint, note
-from .frames import FrameJob, tensor_digest
+from .clip import TINY_SIZE, Clip, ClipRequest, Masks, check_paths, open_clip, read_reference
+from .folder import job_folder
+from .frames import FrameJob, OutputRequest, check_video, frame_results
+from .listener import Listener, Notes
+from .matching import EXPECT, MANY_WEAK, check_tokens, match_row, weak_text
+from .models import SDModel, load_unet
+from .request import flat_values
+from .state import file_digest, tensor_digest
 
-WEAK = 0.5  # confidence below which a match counts as weak
+STATE = "zero.json"
+MATCH_SETTINGS = ("timestep", "block", "ensemble", "neighbourhood", "track")
 
 
-def state_of(args: argparse.Namespace, stage: ZeroStage, clip: Clip) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ZeroRequest:
+    """Zero-Stage on a clip.
+
+    reference: the edited anchor, a picture file. mask: where to edit: a picture for all frames, or a folder, glob or
+    video with one per frame. matches: a file of `correspond`. batch: frames at once; halved if memory is short.
+    """
+
+    clip: ClipRequest
+    model: SDModel
+    settings: ZeroStageSettings
+    output: OutputRequest
+    reference: str
+    mask: str | None = None
+    matches: str | None = None
+    batch: int = 2
+
+
+class ZeroWork:
+    """Zero-Stage on frames of one clip that are at hand: the composition that commands, nodes and benchmarks share.
+
+    Args: anchor, reference: (3, H, W). frames: by index, for following tokens. matches: of frames by index; computed
+    where None. masks: numbers of frames -> (B, 1, H, W).
+    Raises: InputError when settings, matches and frames do not fit together.
+    """
+
+    def __init__(
+        self,
+        backbone: UNetBackbone,
+        anchor: torch.Tensor,
+        reference: torch.Tensor,
+        anchor_index: int,
+        settings: ZeroStageSettings,
+        frames: Mapping[int, torch.Tensor] | None = None,
+        matches: Mapping[int, Correspondence] | None = None,
+        masks: Callable[[Sequence[int]], torch.Tensor] | None = None,
+    ):
+        self.stage = ZeroStage(backbone, anchor, reference, anchor_index, settings, frames)
+        self.matches, self.masks = matches, masks
+        check_tokens(self.stage)
+        for grid in self.stage.editor.grids if matches else ():
+            next(iter(matches.values())).level(grid)  # type: ignore[union-attr]  # raises where the grid is another
+
+    @property
+    def settings(self) -> ZeroStageSettings:
+        """The settings, with what suits the model filled in."""
+        return self.stage.settings
+
+    def matches_of(self, frames: torch.Tensor, indices: Sequence[int]) -> list[Correspondence] | None:
+        """The matches of frames (B, 3, H, W); None where all tokens are read."""
+        if self.settings.k == -1:
+            return None
+        known = self.matches
+        return [
+            self.stage.correspond(frame, index) if known is None else known[index]
+            for frame, index in zip(frames, indices, strict=True)
+        ]
+
+    def edit(
+        self, frames: torch.Tensor, indices: Sequence[int], numbers: Sequence[int]
+    ) -> tuple[torch.Tensor, list[Correspondence] | None]:
+        """Frames (B, 3, H, W) in the reference's look, float32 in [0, 1], and their matches. numbers: for the masks."""
+        matches = self.matches_of(frames, indices)
+        masks = None if self.masks is None else self.masks(numbers)
+        return self.stage.edit(frames, indices, matches, masks), matches
+
+    def edit_latents(self, frames: torch.Tensor, indices: Sequence[int], numbers: Sequence[int]) -> torch.Tensor:
+        """The same as clean latents (B, C, h, w)."""
+        masks = None if self.masks is None else self.masks(numbers)
+        return self.stage.edit_latents(frames, indices, self.matches_of(frames, indices), masks)
+
+    def bank_values(self, widths: Mapping[int, int], batch: int) -> int:
+        """How many numbers the inversions keep: keys, values and queries of each layer at each step, for the reference
+        and a batch of frames. widths: channels by layer."""
+        editor = self.stage.editor
+        one = [next(iter(self.matches.values()))] if self.matches else []
+        selections = editor.selections(one, None if self.masks is None else self.masks([0]))
+        numbers = 0
+        for layer, selection in selections.items():
+            h, w = editor.grids[layer // 3 - 1]
+            needs = len(selection.reference_needs()) + batch * len(selection.target_needs())
+            numbers += h * w * widths[layer] * needs
+        return numbers * editor.settings.num_inference_steps
+
+
+def results(output: OutputRequest) -> Results:
+    """What the job writes in its folder."""
+    return frame_results(STATE, output.video_name)
+
+
+def run(request: ZeroRequest, listener: Listener) -> dict[str, Any]:
+    """Do the job; nothing is written before every input has been checked. Returns the report."""
+    check_paths(request.clip.video, request.reference, request.mask, request.matches)
+    remedies = ("resume", "overwrite")
+    with job_folder(flat_values(request), "zero", results(request.output), remedies=remedies) as out:
+        return _run(request, out, listener)
+
+
+def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
+    notes, settings = Notes(listener), request.settings
+    matches = load_correspondences(Path(request.matches)) if request.matches else None
+    backbone = load_unet(request.model, settings.prompt)
+    chosen = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else None))
+    clip = open_clip(chosen, backbone.multiple, notes)
+    check_video(request.output, chosen.video, clip, notes)
+    reference = read_reference(request.reference, clip, notes)
+    masks = Masks(request.mask, clip) if request.mask else None
+    anchor = chosen.start if chosen.anchor is None else chosen.anchor
+    work = ZeroWork(
+        backbone,
+        clip.anchor,
+        reference,
+        anchor,
+        settings,
+        clip.by_index(),
+        matches.frames if matches else None,
+        masks.batch if masks else None,
+    )
+    if matches is not None:
+        _check_matches(matches, clip, work, request, anchor)
+    _note_no_ops(request, notes, clip, masks)
+    job = ZeroJob(request.output, out, chosen.video, clip, request.batch, notes, work)
+    return job.run(_state(request, work, clip, anchor), listener)
+
+
+def _check_matches(matches: ClipCorrespondence, clip: Clip, work: ZeroWork, request: ZeroRequest, anchor: int) -> None:
+    (h, w), (file_h, file_w), name = clip.size_hw, matches.size_hw, f"{setting('matches')} {request.matches}"
+    missing = [index for index in clip.indices if index not in matches.frames]
+    wanted: list[tuple[str, object, object]] = [
+        ("anchor", anchor, matches.anchor_index),
+        ("frame size", f"{w} x {h}", f"{file_w} x {file_h}"),
+        ("k", work.settings.k, matches.settings.get("k")),
+        ("model", work.stage.backbone.name, matches.settings.get("model")),
+        ("video", file_digest(request.clip.video), matches.settings.get("video sha256")),
+    ]
+    for what, want, got in wanted:
+        if want != got:
+            raise InputError(f"{name}: expected {what} {want}, got {got}; make it with equal options.")
+    if missing:
+        raise InputError(
+            f"{name}: expected all {len(clip.indices)} chosen frames, but {len(missing)} are missing, the first is "
+            f"{missing[0]}; choose the same frames in both commands."
+        )
+    for index in clip.indices:
+        for grid in work.stage.editor.grids:
+            matches.frames[index].level(grid)  # raises where the grid is another
+
+
+def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | None) -> None:
+    """Settings that change nothing are said aloud."""
+    settings = request.settings
+    if masks is not None and (empty := masks.empty()):
+        where = "every frame, so nothing is edited" if empty == len(clip.indices) else f"{empty} of the frames"
+        notes.add(f"the mask is empty in {where}")
+    if settings.guidance_scale != 1 and not settings.prompt:
+        notes.add(f"{setting('guidance_scale')} changes nothing without {setting('prompt')}")
+    if request.matches and settings.k == -1:
+        notes.add(f"{setting('matches')} changes nothing with {setting('k')} -1, which reads all tokens")
+    unused = [setting(name) for name in MATCH_SETTINGS if getattr(settings, name) is not None]
+    if unused and (request.matches or settings.k == -1):
+        notes.add(f"{', '.join(unused)}: no effect, {'the matches are given' if request.matches else 'k is -1'}")
+
+
+def _state(request: ZeroRequest, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
     """What the frames are made of. Two runs with equal states give equal frames."""
     height, width = clip.size_hw
+    stage = work.stage
     settings = asdict(stage.settings) | {"layers": list(stage.settings.layers)}
-    files = {name: fingerprint(getattr(args, name)) for name in ("video", "reference", "mask", "matches")}
+    files = {"video": request.clip.video}
+    files |= {name: getattr(request, name) for name in ("reference", "mask", "matches")}
+    backbone: Any = stage.backbone
     return {
         "version": __version__,
-        "model": stage.backbone.name,
-        "model sha256": model_digest(stage.backbone),
-        "prediction_type": stage.backbone.prediction_type,
+        "model": backbone.name,
+        "model sha256": model_digest(backbone),
+        "prediction_type": backbone.prediction_type,
         "prompt sha256": tensor_digest([stage.editor.context]),
-        "batch": args.batch,
-        "device": stage.backbone.device.type,
-        "dtype": str(stage.backbone.dtype).removeprefix("torch."),
-        "anchor": args.anchor,
+        "batch": request.batch,
+        "device": backbone.device.type,
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "anchor": anchor,
         "frames": clip.indices,
         "size": [width, height],
         "policy": clip.policy,
         **settings,
-        **{f"{name} sha256": digest for name, digest in files.items()},
+        **{f"{name} sha256": file_digest(path) for name, path in files.items()},
     }
 
 
@@ -51,38 +227,30 @@ def model_digest(backbone: UNetBackbone) -> str:
 class ZeroJob(FrameJob):
     """Zero-Stage on the frames of a clip."""
 
-    command, state_name = "zero", "zero.json"
+    command, state_name = "zero", STATE
 
     def __init__(
         self,
-        args: argparse.Namespace,
+        output: OutputRequest,
         out: Path,
-        stage: ZeroStage,
+        video: str,
         clip: Clip,
-        masks: Masks | None,
-        matches: Mapping[int, Correspondence] | None,
-        notes: list[str],
+        batch: int,
+        notes: Notes,
+        work: ZeroWork,
     ):
-        super().__init__(args, out, clip, notes)
-        self.stage, self.masks, self.matches = stage, masks, matches
+        super().__init__(output, out, video, clip, batch, notes)
+        self.work = work
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds of the parts of Zero-Stage."""
-        return self.stage.seconds
+        return self.work.stage.seconds
 
     def edit(self, numbers: list[int]) -> list[torch.Tensor]:
         """Frames in the reference's look."""
         frames = self.clip.frames(numbers)
         indices = [self.clip.indices[number] for number in numbers]
-        matches: Sequence[Correspondence] | None = None
-        if self.stage.settings.k != -1:
-            known = self.matches
-            matches = [
-                self.stage.correspond(frame, index) if known is None else known[index]
-                for frame, index in zip(frames, indices, strict=True)
-            ]
-        masks = None if self.masks is None else self.masks.batch(numbers)
-        edited = self.stage.edit(frames, indices, matches, masks)
+        edited, matches = self.work.edit(frames, indices, numbers)
         for place, index in enumerate(indices):
             self.report_row(index, edited[place], frames[place], match_row(matches[place]) if matches else {})
         return list(edited)
@@ -91,19 +259,6 @@ class ZeroJob(FrameJob):
         """Share of weak matches; many are said aloud."""
         weak = [row["weak"] for row in self.rows.values() if "weak" in row]
         share = sum(weak) / len(weak) if weak else None
-        if share is not None and share > 0.5:
-            note(
-                self.notes,
-                f"{share:.0%} of the matches are weak (confidence below {WEAK}): expect smears; choose an anchor that "
-                "shows more of the object, or a model that fits the footage",
-            )
+        if share is not None and share > MANY_WEAK:
+            self.notes.add(f"{weak_text(share)}: {EXPECT}")
         return {"weak_matches": share}
-
-
-def match_row(matches: Correspondence) -> dict[str, float]:
-    """What is reported of a frame's matches: mean confidence, share of weak ones, mean cycle error (share of side)."""
-    return {
-        "confidence": float(matches.confidence.mean()),
-        "weak": float((matches.confidence < WEAK).float().mean()),
-        "cycle_error": float(matches.cycle.mean()),
-    }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.cli import zero as cli_zero
 from zero2hero_core.cli.main import main
 from zero2hero_core.hero_stage.lora.file import read_metadata
 from zero2hero_core.hero_stage.stage import HeroStage
 from zero2hero_core.hero_stage.training.log import TrainingLog
 from zero2hero_core.hero_stage.training.trainer import HeroTrainer
-from zero2hero_core.jobs import train as cli_hero_train
+from zero2hero_core.jobs import training
+from zero2hero_core.jobs import zero as zero_job
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
@@ -59,12 +59,16 @@ def unet():
     return model.as_backbone(model.build_unet(), PatchAutoencoder())
 
 
+def one_step(request: zero_job.ZeroRequest) -> zero_job.ZeroRequest:
+    return replace(request, settings=replace(request.settings, num_inference_steps=1))
+
+
 def quicken(patch: pytest.MonkeyPatch, unet: Any) -> None:
     """Random models; a single Zero-Stage step; no plots, which would take most of a tiny run."""
-    run = cli_zero.run
+    run = zero_job.run
     patch.setattr(model, "load_tiny", lambda device="cpu": unet)
     patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": make_dit())
-    patch.setattr(cli_zero, "run", lambda args: run(argparse.Namespace(**vars(args) | {"num_inference_steps": 1})))
+    patch.setattr(zero_job, "run", lambda request, listener: run(one_step(request), listener))
     patch.setattr(TrainingLog, "plot", lambda self, path: Path(path).touch())
 
 
@@ -378,7 +382,7 @@ def test_bad_input_that_only_a_later_part_finds_says_so_too(edit, unbroken, tmp_
         raise InputError("pairs: no good.")
 
     with monkeypatch.context() as patch:
-        patch.setattr(cli_hero_train, "training_pairs", refuse)
+        patch.setattr(training, "training_pairs", refuse)
         assert edit() == 2
     line = error_line(capsys)
     assert line.startswith(f"pairs: no good; what is finished is kept in {tmp_path / 'out'}") and AGAIN in line

@@ -13,11 +13,11 @@ import pytest
 from zero2hero_core import __version__
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.cli import doctor as cli_doctor
-from zero2hero_core.cli.hero_inputs import hero_settings
+from zero2hero_core.cli.console import request_of
 from zero2hero_core.cli.main import build_parser, main
 from zero2hero_core.cli.options import fill_preset, number_list, size_value, whole
 from zero2hero_core.hero_stage.training.trainer import HeroSettings
-from zero2hero_core.jobs.clip import settings_of
+from zero2hero_core.jobs.hero_settings import TrainingChoice
 from zero2hero_core.tiny.dit import load_tiny_dit
 from zero2hero_core.tiny.unet import load_tiny
 from zero2hero_core.zero_stage.stage import ZeroStageSettings
@@ -205,10 +205,10 @@ def test_a_preset_stands_for_what_is_not_given(words, expected):
 def test_the_papers_preset_overrules_what_suits_the_model():
     args = build_parser().parse_args([*TRAIN, "--preset", "paper"])
     fill_preset(args)
-    settings = hero_settings(args, load_tiny_dit())
+    settings = request_of(TrainingChoice, args).settings(load_tiny_dit().recommended)
     authors = HeroSettings(rank=128, learning_rate=1e-4, steps=400)
     assert settings == authors
     zero = build_parser().parse_args(["correspond", *NEEDED, "--preset", "paper"])
     fill_preset(zero)
-    resolved = settings_of(zero).resolve(load_tiny().recommended)
+    resolved = request_of(ZeroStageSettings, zero).resolve(load_tiny().recommended)
     assert (resolved.timestep, resolved.block, resolved.ensemble, resolved.k) == (261, 1, 8, 1)

@@ -18,8 +18,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from zero2hero_core.cli.main import main
+from zero2hero_core.correspondence import narrow
 from zero2hero_core.correspondence.file import load_correspondences
-from zero2hero_core.jobs import zero as cli_zero_job
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
 from zero2hero_core.video import image_writer
@@ -358,7 +358,7 @@ def test_what_changes_nothing_is_said(zero, tmp_path, capsys):
 
 def test_an_unchanged_result_and_weak_matches_are_said(zero, tmp_path, monkeypatch):
     monkeypatch.setattr(ZeroStage, "edit", lambda self, frames, *_: frames)
-    monkeypatch.setattr(cli_zero_job, "WEAK", 1.1)
+    monkeypatch.setattr(narrow, "WEAK", 1.1)
     assert zero("--max-frames", "2") == 0
     got = report(tmp_path / "out")
     assert len(got["notes"]) == 2 and "100% of the matches are weak" in got["notes"][0]

@@ -22,7 +22,9 @@ from PIL import Image, ImageCms
 from zero2hero_core.checks import InputError
 from zero2hero_core.cli.main import main
 from zero2hero_core.files.tensor_file import write_tensors
-from zero2hero_core.jobs import clip as cli_inputs
+from zero2hero_core.jobs.clip import Clip, check_paths, read_reference
+from zero2hero_core.jobs.folder import check_folder
+from zero2hero_core.jobs.listener import Listener, Notes
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
 from zero2hero_core.video import decode as video_decode
@@ -525,11 +527,9 @@ def test_an_animation_as_a_picture_gives_its_first_and_says_so(tmp_path, name):
     path = animation(tmp_path / name)
     assert float(read_image(path)[0].max()) < 0.01
     assert image_notes(path) == (f"{name} is one animation of 6 pictures; the first is taken",)
-    clip = cli_inputs.Clip(
-        open_frames(torch.rand(2, 3, 24, 32)), [0, 1], [0, 1], torch.rand(3, 24, 32), (24, 32), "resize"
-    )
-    notes: list[str] = []
-    cli_inputs.read_reference(str(path), clip, notes)
+    clip = Clip(open_frames(torch.rand(2, 3, 24, 32)), [0, 1], [0, 1], torch.rand(3, 24, 32), (24, 32), "resize")
+    notes = Notes(Listener())
+    read_reference(str(path), clip, notes)
     assert notes == [f"the reference: {name} is one animation of 6 pictures; the first is taken"]
 
 
@@ -578,9 +578,9 @@ def test_names_as_long_as_the_file_system_takes(tmp_path, letter):
 
 def test_names_that_are_too_long_are_told(tmp_path):
     long, told = tmp_path / ("x" * 256 + ".mkv"), "expected a name of at most 255 bytes .* got 260; shorten the name"
-    for attempt in (lambda: VideoWriter(long, 10), lambda: open_frames(long), lambda: cli_inputs.check_paths(str(long)),
+    for attempt in (lambda: VideoWriter(long, 10), lambda: open_frames(long), lambda: check_paths(str(long)),
                     lambda: write_tensors(long, {}, {}),
-                    lambda: cli_inputs.check_folder(long, may_exist=True, remedy="--overwrite")):  # fmt: skip
+                    lambda: check_folder(long, may_exist=True)):  # fmt: skip
         with pytest.raises(InputError, match=told):
             attempt()
     with pytest.raises(InputError, match="at most 255 bytes .* got 256"):
@@ -603,8 +603,8 @@ def test_brackets_in_the_names_of_folders_are_literal(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="no such file"):
         open_frames(folder / "absent.mkv")
     with pytest.raises(InputError, match="no such file"):
-        cli_inputs.check_paths(str(folder / "absent.png"))
-    cli_inputs.check_paths(str(folder / "f*.png"))
+        check_paths(str(folder / "absent.png"))
+    check_paths(str(folder / "f*.png"))
 
 
 # ---- notes ----

@@ -14,7 +14,7 @@ from zero2hero_ext.nodes.hero_stage import HeroRestore
 from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
 from zero2hero_ext.nodes.host.tiny import tiny_vae
 from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
-from zero2hero_ext.nodes.work import hero_training as hero_training_work
+from zero2hero_ext.zero2hero_core.hero_stage.training.trainer import HeroTrainer
 
 WIDGETS = TRAIN | {"anchor_index": 1, "light": -1.0, "name": "hero/lora"}
 found = {}
@@ -22,7 +22,7 @@ found = {}
 
 def interrupt_at(step):
     """Cancel, as if pressed during a training step."""
-    trainer = hero_training_work.HeroTrainer
+    trainer = HeroTrainer
     plain = trainer.step
 
     def cancelled(self):

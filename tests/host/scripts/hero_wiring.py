@@ -97,15 +97,15 @@ with torch.inference_mode():
         loaded_by(backbone, *given)
         held.append(type(backbone.transformer.transformer_blocks[0].attn.to_q).__name__)
 
-    held, estimated, loaded_by = [], hero_training_work.estimate_training, hero_training_work.load_weights
-    hero_training_work.estimate_training, hero_training_work.load_weights = noted, loading
+    held, estimated, loaded_by = [], hero_training_work.expected_memory, hero_training_work.load_weights
+    hero_training_work.expected_memory, hero_training_work.load_weights = noted, loading
     small = load_tiny_dit_model()[0]
     small.model.diffusion_model.to(torch.float8_e4m3fn)
     small.model.diffusion_model.dtype, small.model.manual_cast_dtype = torch.float8_e4m3fn, torch.float32
     train("in float32", name="hero/wide")
     train("in float8", model=small, name="hero/small")
     said["held"] = " ".join(held)
-    hero_training_work.estimate_training = lambda *given, **named: MemoryEstimate("", (("all", 30 * 10**9),))
+    hero_training_work.expected_memory = lambda *given, **named: MemoryEstimate("", (("all", 30 * 10**9),))
     hero_training_work.total_memory = lambda place: 24 * 10**9
     train("too large")
     train("too large with less", checkpointing=True, model=small, rank=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...checks import InputError, Zero2HeroError, check_range
+from ...checks import InputError, Unfinished, Zero2HeroError, check_range
 from ...files.guard import Results, remove_leftovers
 from ...files.lock import locked_folder
 from ...metrics.psnr import psnr
@@ -101,8 +101,8 @@ class TrainingRun:
         return self.trainer.done
 
     def run(self) -> None:
-        """Train to the end. Raises: Zero2HeroError when stopped or the loss is no number; the checkpoint is kept;
-        InputError when another run trains in the folder.
+        """Train to the end. Raises: Unfinished when stopped, Zero2HeroError when the loss is no number; the checkpoint
+        is kept then; InputError when another run trains in the folder.
 
         `resume` writes, too: whoever calls both holds `locked_folder` around them.
         """
@@ -111,9 +111,7 @@ class TrainingRun:
                 remove_leftovers(self.folder, RESULTS)
                 self._run()
         except KeyboardInterrupt as error:
-            raise Zero2HeroError(
-                f"interrupted; {self._kept()}; to go on, give the same command with --resume."
-            ) from error
+            raise Unfinished(f"interrupted; {self._kept()}") from error
 
     def _run(self) -> None:
         trainer, settings = self.trainer, self.settings
@@ -123,10 +121,7 @@ class TrainingRun:
         while trainer.done < trainer.settings.total and not self.stopped_early:
             if self.stop():
                 self.save()
-                raise Zero2HeroError(
-                    f"stopped at step {trainer.done} of {trainer.settings.total}; {self._kept()}; to go on, give the "
-                    "same command with --resume."
-                )
+                raise Unfinished(f"stopped at step {trainer.done} of {trainer.settings.total}; {self._kept()}")
             loss = self._step()
             last = trainer.done == trainer.settings.total
             if trainer.done % settings.evaluate_every == 0 or last:
@@ -142,7 +137,7 @@ class TrainingRun:
         try:
             loss = self.trainer.step()
         except Zero2HeroError as error:
-            raise Zero2HeroError(f"{error}; {self._kept()}.") from error
+            raise Zero2HeroError(f"{error.text}; {self._kept()}.") from error
         self.seconds["train"] += time.perf_counter() - started
         if self.progress:
             self.progress(self.trainer.done, loss)

@@ -1,0 +1,233 @@
+"""The job of `zero2hero edit`: Zero-Stage, training on the edited frame, restoring."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from ..backbones.sources import HUB
+from ..checks import InputError, Unfinished, Zero2HeroError, setting
+from ..files.guard import Results, begun_in, clear, content
+from ..files.json_file import write_json
+from ..video.image_writer import write_image
+from ..video.source import open_frames
+from ..zero_stage.settings import ZeroStageSettings
+from . import restore, train, zero
+from .clip import TINY_SIZE, ClipRequest, check_paths, open_clip
+from .folder import job_folder
+from .frames import OutputRequest, check_video, frame_results
+from .hero_settings import RestoreChoice, TrainingChoice
+from .listener import Listener
+from .models import DiTModel, SDModel
+from .request import flat_values
+from .state import file_digest, read_state
+
+DIVISOR = 16  # of the sides of frames, for the checks
+ZERO_FOLDERS = ("zero", "zero_anchor", "zero_target")
+ZERO_VIDEO = "zero.mp4"
+
+
+@dataclass(frozen=True)
+class EditRequest:
+    """The whole edit of a clip.
+
+    reference: the edited anchor, a picture file. tiny: the bundled models, else zero_model and hero_model (see
+    `SDModel`, `DiTModel`, as for what follows them). batch: frames at once; halved if memory is short.
+    """
+
+    clip: ClipRequest
+    settings: ZeroStageSettings
+    training: TrainingChoice
+    restoring: RestoreChoice
+    output: OutputRequest
+    reference: str
+    tiny: bool = False
+    zero_model: str | None = None
+    hero_model: str | None = None
+    device: str = "auto"
+    weights: str | None = None
+    vae: str | None = None
+    text_embedding: str | None = None
+    hero_prompt: str = ""
+    batch: int = 2
+
+    def __post_init__(self) -> None:
+        named = [self.zero_model, self.hero_model]
+        if self.tiny == any(named) or (not self.tiny and not all(named)):
+            raise InputError(
+                f"models: expected {setting('tiny')}, or {setting('zero_model')} together with {setting('hero_model')}."
+            )
+
+    @property
+    def anchor(self) -> int:
+        """Index of the frame that was edited."""
+        return self.clip.start if self.clip.anchor is None else self.clip.anchor
+
+    @property
+    def hero(self) -> DiTModel:
+        """The model of Hero-Stage."""
+        return DiTModel(
+            tiny=self.tiny,
+            model=self.hero_model,
+            device=self.device,
+            weights=self.weights,
+            vae=self.vae,
+            text_embedding=self.text_embedding,
+            hero_prompt=self.hero_prompt,
+        )
+
+
+def results(output: OutputRequest) -> Results:
+    """What the job writes in its folder: the results of its parts."""
+    names = restore.results(output) | train.ALL_RESULTS.below("training") | Results(("anchor.png",))
+    for folder in ZERO_FOLDERS:
+        names |= frame_results(zero.STATE, ZERO_VIDEO).below(folder)
+    return names
+
+
+def run(request: EditRequest, listener: Listener) -> dict[str, Any]:
+    """Check what can be checked before the first part begins, then run the parts; returns one report.
+
+    Raises: InputError; Unfinished when a part ended early: each part goes on where it was.
+    """
+    check_paths(request.clip.video, request.reference, request.text_embedding, request.vae)
+    if request.hero_model and not request.hero_model.startswith(HUB):
+        check_paths(request.hero_model)
+    remedies = ("resume", "overwrite")
+    with job_folder(flat_values(request), "edit", results(request.output), remedies=remedies) as out:
+        return _run(request, out, listener)
+
+
+def _run(request: EditRequest, out: Path, listener: Listener) -> dict[str, Any]:
+    _check(request, out)
+    started = time.perf_counter()
+    if request.output.overwrite and out != Path(request.output.out):  # of an edit that did not end nothing is taken up
+        clear(out)
+    with _kept(out):
+        reports = _Parts(request, out, listener).run()
+    seconds = {name: part["seconds"]["total"] for name, part in reports.items()}
+    report = reports["restore"] | {"command": "edit"}
+    report |= {"parts": {name: part for name, part in reports.items() if name != "restore"}}
+    report["notes"] = list(dict.fromkeys(note for part in reports.values() for note in part["notes"]))
+    report["seconds"] |= {f"part {name}": value for name, value in seconds.items()}
+    report["seconds"]["total"] = round(time.perf_counter() - started, 3)
+    write_json(out / "report.json", report)
+    return report
+
+
+def _check(request: EditRequest, out: Path) -> None:
+    """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
+    if request.output.resume and content(out) and not (out / "zero").is_dir():
+        raise InputError(f"{setting('resume')}: {out} holds no earlier `zero2hero edit`; choose its folder.")
+    settings = request.training.settings({})  # what suits the model is in range
+    request.restoring.settings({}).strength(0, len(settings.kinds))
+    clip = open_clip(replace(request.clip, size=request.clip.size or (TINY_SIZE if request.tiny else None)), DIVISOR)
+    check_video(request.output, request.clip.video, clip)
+    if unknown := set(request.training.evaluate_frames or ()) - set(clip.indices):
+        raise InputError(f"{setting('evaluate_frames')}: frame {min(unknown)} is not a chosen frame.")
+
+
+@contextmanager
+def _kept(out: Path) -> Iterator[None]:
+    """Within the block, whatever ends the edit early tells that its finished parts are kept."""
+    kept = f"what is finished is kept in {out}"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Unfinished(f"interrupted; {kept}") from error
+    except Unfinished:
+        raise
+    except Zero2HeroError as error:
+        begun = (out / "zero").is_dir()
+        if not begun or any(setting(name) in error.text for name in ("resume", "overwrite")):
+            raise
+        raise Unfinished(f"{error.text.rstrip('.')}; {kept}", error.exit_status) from error
+
+
+class _Parts:
+    """The parts of one edit, each a job in a folder of its own; a part that has begun is resumed."""
+
+    def __init__(self, request: EditRequest, out: Path, listener: Listener):
+        self.request, self.out, self.listener = request, out, listener
+
+    def run(self) -> dict[str, dict[str, Any]]:
+        """Reports by part, in the order of the work."""
+        request = self.request
+        reports = {"zero": self._zero("zero")}
+        folders = [str(self.out / "zero")]
+        if not any(row["index"] == request.anchor for row in reports["zero"]["frames"]):
+            one = replace(request.clip, start=request.anchor, stop=None, stride=1, max_frames=1)
+            reports["zero anchor"] = self._zero("zero_anchor", clip=one)
+            folders.append(str(self.out / "zero_anchor"))
+        target = None
+        if request.training.mode == "implicit":
+            target = str(self.out / "zero_target")
+            reports["zero target"] = self._zero("zero_target", reference=self._anchor_picture())
+        reports["train"] = self._train(folders, target)
+        reports["restore"] = self._restore(folders)
+        return reports
+
+    def _zero(self, folder: str, **changes: Any) -> dict[str, Any]:
+        request = self.request
+        part = zero.ZeroRequest(
+            clip=request.clip,
+            model=SDModel(tiny=request.tiny, model=request.zero_model, device=request.device),
+            settings=request.settings,
+            output=self._output(folder, zero.STATE, "zero", video_name=ZERO_VIDEO, no_audio=request.output.no_audio),
+            reference=request.reference,
+            batch=request.batch,
+        )
+        return zero.run(replace(part, **changes), self.listener)
+
+    def _train(self, folders: list[str], target: str | None) -> dict[str, Any]:
+        request = self.request
+        output = self._output("training", train.RUN_STATE, "hero train")
+        part = train.TrainRequest(
+            clip=replace(request.clip, size=None),  # that of the Zero-Stage frames
+            model=request.hero,
+            training=request.training,
+            restoring=request.restoring,
+            reference=request.reference,
+            zero=tuple(folders),
+            out=output.out,
+            zero_anchor=target,
+            resume=output.resume,
+            overwrite=output.overwrite,
+        )
+        return train.run(part, self.listener)
+
+    def _restore(self, folders: list[str]) -> dict[str, Any]:
+        request, lora = self.request, self.out / "training" / train.LORA
+        output = self._output("", restore.STATE, "hero restore")
+        if output.resume:  # a training that went on has another LoRA now
+            state = read_state(begun_in(self.out, "hero restore") / restore.STATE)
+            if state.get("lora 0 sha256") != file_digest(str(lora)):
+                output = replace(output, resume=False, overwrite=True)
+        given = request.output
+        part = restore.RestoreRequest(
+            clip=replace(request.clip, size=None, anchor=None),
+            model=request.hero,
+            restoring=request.restoring,
+            output=replace(given, out=output.out, resume=output.resume, overwrite=output.overwrite),
+            zero=tuple(folders),
+            lora=(str(lora),),
+            batch=request.batch,
+        )
+        return restore.run(part, self.listener)
+
+    def _output(self, folder: str, state: str, command: str, **more: Any) -> OutputRequest:
+        """The folder is the edit's own: a part that cannot be taken up begins anew."""
+        place = self.out / folder if folder else self.out
+        resume = self.request.output.resume and (begun_in(place, command) / state).exists()
+        return OutputRequest(str(place), resume=resume, overwrite=not resume, **more)
+
+    def _anchor_picture(self) -> str:
+        """The anchor frame as a picture, in the clip's own size, for Zero-Stage with the anchor as its reference."""
+        path = self.out / "anchor.png"
+        with open_frames(self.request.clip.video, start=self.request.anchor, maximum=1, multiple=1) as source:
+            write_image(path, source.frames([0])[0], overwrite=True)
+        return str(path)

@@ -1,0 +1,84 @@
+"""Settings of Hero-Stage as a user gives them: what is left open takes what suits the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..hero_stage.sampling import RestoreSettings
+from ..hero_stage.training.trainer import HeroSettings
+
+
+@dataclass(frozen=True)
+class TrainingChoice:
+    """Of the training; see `HeroSettings` and `RunSettings`. None: what suits the model."""
+
+    mode: str = "explicit"
+    rank: int | None = None
+    alpha: float | None = None
+    lora_layers: tuple[str, ...] = ()
+    train_steps: int | None = None
+    learning_rate: float | None = None
+    decay: bool | None = None
+    pairs: int | None = None
+    draws: int | None = None
+    crop: float | None = None
+    light: float | None = None
+    shift: int | None = None
+    high_noise: float | None = None
+    optimiser: str = "adamw"
+    checkpointing: bool = False
+    train_seed: int = 0
+    save_every: int = 100
+    evaluate_every: int = 200
+    evaluate_frames: tuple[int, ...] | None = None
+    patience: int = 0
+
+    def settings(self, advice: Mapping[str, Any]) -> HeroSettings:
+        """Settings: what the user said, else what suits the model (`DiTBackbone.recommended`), else the defaults."""
+        chosen = {
+            "rank": self.rank,
+            "learning_rate": self.learning_rate,
+            "decay": self.decay,
+            "batch": self.pairs,
+            "draws": self.draws,
+            "crop": self.crop,
+            "light": self.light,
+            "shift": self.shift,
+            "high_noise": self.high_noise,
+            "steps": self.train_steps,
+        }
+        return HeroSettings.suited(
+            advice,
+            **{name: value for name, value in chosen.items() if value is not None},
+            mode=self.mode,
+            alpha=self.alpha,
+            layers=tuple(self.lora_layers),
+            optimiser=self.optimiser,
+            checkpointing=self.checkpointing,
+            seed=self.train_seed,
+        )
+
+
+@dataclass(frozen=True)
+class RestoreChoice:
+    """Of restoring; see `RestoreSettings`. new_noise: other noise for every frame."""
+
+    sample_steps: int | None = None
+    hero_guidance: float = 3.5
+    samples: int | None = None
+    strength: tuple[float, ...] = (1.0,)
+    noise_seed: int = 0
+    new_noise: bool = False
+
+    def settings(self, advice: Mapping[str, Any]) -> RestoreSettings:
+        """Settings, in the order of preference of `TrainingChoice.settings`."""
+        chosen = {"num_inference_steps": self.sample_steps, "samples": self.samples}
+        return RestoreSettings.suited(
+            advice,
+            **{name: value for name, value in chosen.items() if value is not None},
+            guidance_scale=self.hero_guidance,
+            seed=self.noise_seed,
+            strengths=tuple(self.strength),
+        )

@@ -1,0 +1,98 @@
+"""Frames that Zero-Stage left in folders, and the clip that they belong to."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..checks import InputError, setting
+from ..video.resize import resize_frames
+from ..video.source import read_image
+from .clip import TINY_SIZE, Clip, ClipRequest, Pictures, open_clip
+from .frames import FRAMES
+from .listener import Notes
+from .state import file_digest
+
+
+class ZeroFrames:
+    """Frames that `zero2hero zero` wrote, by their index in the original clip; of several folders, the first that has a
+    frame counts."""
+
+    def __init__(self, names: Sequence[str], name: str = "zero"):
+        self.folders, self._name = [Path(folder) for folder in names], setting(name)
+        for folder in self.folders:
+            if not (folder / FRAMES).is_dir():
+                raise InputError(
+                    f"{self._name} {folder}: expected a folder that `zero2hero zero` wrote, with {FRAMES}/ in it."
+                )
+        self.state = _read_state(self.folders[0])
+
+    @property
+    def size_hw(self) -> tuple[int, int] | None:
+        """(H, W) of the frames, where their run told it."""
+        size = self.state.get("size")
+        return (size[1], size[0]) if isinstance(size, list) and len(size) == 2 else None
+
+    def path(self, index: int) -> Path | None:
+        """File of a frame; None where no folder has it."""
+        paths = (folder / FRAMES / f"frame_{index:06d}.png" for folder in self.folders)
+        return next((path for path in paths if path.exists()), None)
+
+    def need(self, indices: list[int]) -> None:
+        """Raise `InputError` that names how many and which frames are missing."""
+        missing = [index for index in indices if self.path(index) is None]
+        if missing:
+            where = ", ".join(str(folder) for folder in self.folders)
+            raise InputError(
+                f"{self._name}: expected {len(indices)} frames in {where}, but {len(missing)} are missing, the "
+                f"first is frame {missing[0]}; run `zero2hero zero` for the same frames ({setting('start')}, "
+                f"{setting('stop')}, {setting('stride')})."
+            )
+
+    def read(self, index: int, size_hw: tuple[int, int]) -> torch.Tensor:
+        """A frame (3, H, W) at the wanted size; its shape must be the clip's."""
+        path = self.path(index)
+        if path is None:
+            raise InputError(f"{self._name}: frame {index} is missing; run `zero2hero zero` for it.")
+        picture = read_image(path)
+        h, w = picture.shape[-2:]
+        if abs(w * size_hw[0] / (h * size_hw[1]) - 1) > 0.02:
+            raise InputError(
+                f"{path}: expected the shape of the frames ({size_hw[1]} x {size_hw[0]}), got {w} x {h}; choose the "
+                f"same clip, {setting('size')} and {setting('policy')} as for `zero2hero zero`."
+            )
+        return resize_frames(picture[None], size_hw)[0]
+
+    def pictures(self, size_hw: tuple[int, int], indices: Sequence[int]) -> Pictures:
+        """The frames of these indices that are there, (3, H, W) at the wanted size."""
+        return Pictures([i for i in indices if self.path(i) is not None], lambda index: self.read(index, size_hw))
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    path = folder / "zero.json"
+    if not path.exists():
+        return {}
+    try:
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); make the Zero-Stage frames again.") from error
+    return state if isinstance(state, dict) else {}
+
+
+def open_hero_clip(request: ClipRequest, zero: ZeroFrames, multiple: int, notes: Notes, *, tiny: bool) -> Clip:
+    """The chosen frames, at the size of the Zero-Stage frames unless the request says another."""
+    size = request.size or zero.size_hw or (TINY_SIZE if tiny else None)
+    if (policy := zero.state.get("policy", request.policy)) != request.policy:
+        raise InputError(f"{setting('policy')}: expected {policy}, as for `zero2hero zero`, got {request.policy}.")
+    clip = open_clip(replace(request, size=size), multiple, notes)
+    if zero.state.get("video sha256", digest := file_digest(request.video)) != digest:
+        notes.add(f"the Zero-Stage frames were made from another file than {setting('video')}")
+    if zero.size_hw not in (None, clip.size_hw):
+        h, w = clip.size_hw
+        notes.add(f"the Zero-Stage frames are resized to {w} x {h}")
+    return clip
