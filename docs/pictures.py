@@ -1,0 +1,183 @@
+"""Makes docs/compare.png and docs/steps.png, the pictures of the README: `python docs/pictures.py`.
+
+Renders four clips of the test range, takes the second look of each one's first frame as the edit, and runs
+`zero2hero correspond` and `zero2hero edit --tiny` with their defaults, as a user would. What is made is kept in --work
+and not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib
+from PIL import Image, ImageDraw, ImageFont
+
+from zero2hero_core.cli.main import main as zero2hero
+from zero2hero_core.correspondence.file import load_correspondences
+
+HERE = Path(__file__).resolve().parent
+CLIPS = {12: "recoloured", 15: "new pattern", 2: "new style", 7: "tinted"}  # number in the test range: edit
+STEPS_CLIP, STEPS_FRAME = 2, 10
+SIZE, STRIDE, SHOWN = 192, 5, (0, 5, 10, 15)
+TILE, GAP, TITLE = 124, 4, 28
+INK, GOLD, PAPER = (40, 42, 54), (226, 150, 20), (255, 255, 255)
+DOTS = ("#ffd400", "#00e5ff", "#ff5ad9", "#7dff5a", "#ff8a3c", "#ffffff")
+Place = tuple[float, ...]
+
+
+def run(*words: str | Path) -> None:
+    """Run one command of the program, or stop."""
+    status = zero2hero([*map(str, words), "--quiet"])
+    if status:
+        raise SystemExit(status)
+
+
+class Clip:
+    """One rendered clip, its edit and what became of it, as folders below `work`."""
+
+    def __init__(self, work: Path, number: int):
+        self.data, self.edit, self.matches = (work / f"{name}{number}" for name in ("data", "edit", "match"))
+        self.number = number
+
+    def make(self) -> None:
+        """Render, match and edit, as far as it is not done."""
+        if not any(self.data.glob("*/task.json")):
+            run(
+                "dataset",
+                "rendered",
+                "--clips",
+                "1",
+                "--first",
+                str(self.number),
+                "--size",
+                str(SIZE),
+                "--out",
+                self.data,
+            )
+        task = self.task()
+        clip = ("--video", task / "content", "--anchor", "0", "--stride", str(STRIDE), "--size", str(SIZE))
+        if not (self.edit / "report.json").exists():
+            reference = next((task / "style").iterdir())
+            run("edit", "--tiny", *clip, "--reference", reference, "--out", self.edit, "--overwrite")
+        if not (self.matches / "matches.png").exists():
+            run("correspond", "--tiny", *clip, "--out", self.matches, "--overwrite")
+
+    def task(self) -> Path:
+        """The folder of the task."""
+        return next(self.data.glob("*/task.json")).parent
+
+    def original(self, frame: int) -> Image.Image:
+        """A frame of the clip."""
+        return Image.open(self.task() / "content" / f"frame_{frame:04d}.png").convert("RGB")
+
+    def reference(self) -> Image.Image:
+        """The edited anchor."""
+        return Image.open(next((self.task() / "style").iterdir())).convert("RGB")
+
+    def zero(self, frame: int) -> Image.Image:
+        """What Zero-Stage made of a frame."""
+        return Image.open(self.edit / "zero" / "frames" / f"frame_{frame:06d}.png").convert("RGB")
+
+    def result(self, frame: int) -> Image.Image:
+        """What Hero-Stage made of it."""
+        return Image.open(self.edit / "frames" / f"frame_{frame:06d}.png").convert("RGB")
+
+    def pairs(self, frame: int, count: int = 6) -> list[tuple[Place, Place]]:
+        """Some places of the object in a frame, far from each other, and where they are in the anchor, as shares of the
+        sides."""
+        matches = load_correspondences(self.matches / "correspondence.safetensors").frames[frame]
+        side = matches.finest.size_hw[0]
+        mask = Image.open(self.task() / "mask" / f"frame_{frame:04d}.png").convert("L").resize((side, side))
+        coords, confidence = matches.finest.coords_xy(), matches.confidence
+        inside = [
+            (x, y) for y in range(side) for x in range(side) if mask.getpixel((x, y)) == 255 and confidence[y, x] > 0.5
+        ]
+        chosen = [inside[0]]
+        while len(chosen) < count:
+            chosen.append(max(inside, key=lambda place: min(math.dist(place, other) for other in chosen)))
+        return [(((x + 0.5) / side, (y + 0.5) / side), tuple(coords[y, x].tolist())) for x, y in chosen]
+
+
+def font(size: int, weight: str = "") -> ImageFont.FreeTypeFont:
+    """DejaVu Sans, which comes with matplotlib."""
+    return ImageFont.truetype(Path(matplotlib.get_data_path()) / f"fonts/ttf/DejaVuSans{weight}.ttf", size)
+
+
+def put(canvas: Image.Image, picture: Image.Image, left: int, top: int, side: int = TILE, edge: bool = False) -> None:
+    """Paste a picture, with a golden edge where it is the edited frame."""
+    canvas.paste(picture.resize((side, side), Image.Resampling.LANCZOS), (left, top))
+    if edge:
+        ImageDraw.Draw(canvas).rectangle((left, top, left + side - 1, top + side - 1), outline=GOLD, width=4)
+
+
+def compare(clips: Sequence[Clip]) -> Image.Image:
+    """Two clips a line: above the clip, below the one edited frame and what the others became."""
+    block, space = (len(SHOWN) * (TILE + GAP) - GAP, 2 * (TILE + GAP) + TITLE), 24
+    canvas = Image.new("RGB", (2 * block[0] + space, -(-len(clips) // 2) * block[1] - GAP), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, clip in enumerate(clips):
+        left, top = place % 2 * (block[0] + space), place // 2 * block[1]
+        draw.text((left, top + 5), CLIPS[clip.number], INK, font(14, "-Bold"))
+        if place < 2:
+            draw.text((left + TILE + GAP, top + 7), "above the clip, below", INK, font(12))
+            draw.text((left + TILE + GAP + 139, top + 7), "one edited frame", GOLD, font(12, "-Bold"))
+            draw.text((left + TILE + GAP + 264, top + 7), "and the result", INK, font(12))
+        for column, frame in enumerate(SHOWN):
+            x, y = left + column * (TILE + GAP), top + TITLE
+            put(canvas, clip.original(frame), x, y)
+            lower = clip.result(frame) if column else clip.reference()
+            put(canvas, lower, x, y + TILE + GAP, edge=not column)
+    return canvas
+
+
+def steps(clip: Clip, frame: int) -> Image.Image:
+    """Match, carry, restore, finish: two pictures each."""
+    columns: list[tuple[str, str, Image.Image, Image.Image]] = [
+        ("1  match", "a frame's parts, found in the anchor", clip.original(0), clip.original(frame)),
+        ("2  carry", "the edit, in the frame's layout", clip.reference(), clip.zero(frame)),
+        ("3  restore", "the same, without its wear", clip.zero(frame), clip.result(frame)),
+        ("4  finish", "all frames: rate, sound, file", clip.result(SHOWN[1]), clip.result(SHOWN[-1])),
+    ]
+    space, top = 22, 46
+    width = 2 * TILE + GAP
+    canvas = Image.new("RGB", (len(columns) * (width + space) - space, TILE + top), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    for place, (title, text, first, second) in enumerate(columns):
+        left = place * (width + space)
+        draw.text((left, 2), title, INK, font(15, "-Bold"))
+        draw.text((left, 24), text, INK, font(12))
+        put(canvas, first, left, top, edge=title.endswith("carry"))
+        put(canvas, second, left + TILE + GAP, top)
+    for number, (here, there) in enumerate(clip.pairs(frame)):
+        colour = DOTS[number % len(DOTS)]
+        start = (there[0] * TILE, top + there[1] * TILE)
+        end = (TILE + GAP + here[0] * TILE, top + here[1] * TILE)
+        draw.line((*start, *end), colour, 2)
+        for x, y in (start, end):
+            draw.ellipse((x - 4, y - 4, x + 4, y + 4), colour, PAPER)
+    return canvas
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a PNG of 64 shades a colour, which takes half the space of 256."""
+    picture.point(lambda shade: min(255, round(shade / 4) * 4)).save(path, optimize=True)
+
+
+def main() -> None:
+    """Make both pictures."""
+    parser = argparse.ArgumentParser(description="Make the pictures of the README.")
+    parser.add_argument("--work", type=Path, default=Path("runs/pictures"), help="folder of what is kept")
+    work = parser.parse_args().work
+    clips = [Clip(work, number) for number in CLIPS]
+    for clip in clips:
+        clip.make()
+    save(compare(clips), HERE / "compare.png")
+    shown = next(clip for clip in clips if clip.number == STEPS_CLIP)
+    save(steps(shown, STEPS_FRAME), HERE / "steps.png")
+
+
+if __name__ == "__main__":
+    main()
