@@ -1,23 +1,24 @@
-"""Hero-Stage on the host's own FLUX model: the call surface of `backbones.dit.DiTBackbone` over MODEL, VAE and
-CONDITIONING.
+"""Hero-Stage on the host's own FLUX model: `backbones.surface.DiTSurface` over MODEL, VAE and CONDITIONING.
 
 Keys and values are captured and appended through the host's `optimized_attention_override`, which it calls for every
 attention of a diffusion transformer: double blocks first, then single blocks, as the core numbers its layers. The
 position ids of a condition are shifted through the `post_input` patch. So weights, LoRA patches and offloading stay
-the host's business.
+the host's business. A condition pass is left, by an exception as on Cancel, at the last layer's keys and values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import comfy.model_management
 import comfy.patcher_extension
 import torch
 
-from ...zero2hero_core.attention.conditions import Condition, ConditionCapture, ConditionInject
-from ...zero2hero_core.backbones.flux.dit import TextEmbedding
+from ...zero2hero_core.attention.conditions import Condition, ConditionCapture, ConditionInject, PassEnds
+from ...zero2hero_core.attention.protocol import AttentionHook
+from ...zero2hero_core.backbones.surface import DiTSurface, TextEmbedding
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.hero_stage.memory.estimate import condition_bytes
 from .flux import HostCodec, flux_family, host_text, recommended
@@ -27,7 +28,7 @@ from .services import check_cancel, compute_dtype
 class _Override:
     """Hands each attention of one pass to a hook of the core, numbered as they come."""
 
-    def __init__(self, hook: Any):
+    def __init__(self, hook: AttentionHook):
         self.hook, self.layer = hook, 0
 
     def __call__(
@@ -55,7 +56,7 @@ class _Override:
 
 
 class HostDiT:
-    """The host's FLUX model as `restore_latents` and `HeroStage` see it (`backbones.dit.DiTBackbone`).
+    """The host's FLUX model as `restore_latents` and `HeroStage` see it.
 
     Args:
         model, vae, conditioning: as they come from the sockets.
@@ -117,8 +118,9 @@ class HostDiT:
             ids[..., 0] += time
             return {**given, "img_ids": ids}
 
-        hook = ConditionCapture(text_tokens=1)
-        self._run(packed, torch.zeros(len(packed)), guidance, blank, hook, move)
+        hook = ConditionCapture(text_tokens=1, last=self.layers - 1)
+        with suppress(PassEnds):
+            self._run(packed, torch.zeros(len(packed)), guidance, blank, hook, move)
         return Condition(hook.captured, strength)
 
     def velocity(
@@ -153,7 +155,7 @@ class HostDiT:
         sigma: torch.Tensor,
         guidance: float,
         text: TextEmbedding,
-        hook: Any,
+        hook: AttentionHook | None,
         move: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One pass through the host's model: its input and what it takes for the clean latents."""
@@ -161,16 +163,16 @@ class HostDiT:
         count, device = len(packed), self.device
         x = self.codec.unpack(packed.to(device, torch.float32))
         self._load(x)
-        override = _Override(hook)
+        override = None if hook is None else _Override(hook)
         given = {"guidance": torch.full((count,), float(guidance), device=device)}
         if text.pooled is not None:
             given["y"] = text.pooled.to(device).expand(count, -1)
         words = text.tokens.to(device).expand(count, -1, -1)
-        options = self._options(override if hook is not None else None, move)
+        options = self._options(override, move)
         clean = self.base.apply_model(
             x, sigma.to(device, torch.float32), c_crossattn=words, transformer_options=options, **given
         )
-        if hook is not None and override.layer != self.layers:
+        if override is not None and override.layer != self.layers:
             raise InputError(
                 f"model: a patch on it skips or repeats blocks ({override.layer} attention layers ran, expected "
                 f"{self.layers}); connect the MODEL without it."
@@ -202,3 +204,7 @@ class HostDiT:
         tokens = x.shape[-2] * x.shape[-1] // self.codec.patch**2
         width = self.base.diffusion_model.params.hidden_size
         return len(x) * self.conditions * condition_bytes(self.layers, tokens, width, self.dtype.itemsize)
+
+
+if TYPE_CHECKING:
+    _surface: type[DiTSurface] = HostDiT

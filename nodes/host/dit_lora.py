@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from ...zero2hero_core.backbones.flux.dit import Family
 from ...zero2hero_core.backbones.flux.single_file import original_pieces
+from ...zero2hero_core.backbones.surface import Family, LoRASurface
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.hero_stage.lora.formats import AUTHORS_FAMILY, DOUBLE, FileContent, read_authors, read_ours
 from .lora_files import HeroLora
@@ -67,7 +67,7 @@ class HostLoRA:
             self._places[int(index)].setdefault(source.key.removesuffix(".weight"), []).append(adapter)
 
     @contextmanager
-    def active(self, index: int) -> Iterator[None]:
+    def active(self, index: int, /) -> Iterator[None]:
         """Inside, the adapters of condition `index` act; their weights are on the device only there."""
         transformer, device = self.model.model.diffusion_model, self.model.load_device
         with ExitStack() as hooks:
@@ -75,6 +75,10 @@ class HostLoRA:
                 hook = _adding([_moved(adapter, device) for adapter in adapters], self.scaling)
                 hooks.callback(transformer.get_submodule(name).register_forward_hook(hook).remove)
             yield
+
+
+if TYPE_CHECKING:
+    _surface: type[LoRASurface] = HostLoRA
 
 
 def _moved(adapter: _Adapter, device: torch.device) -> _Adapter:

@@ -13,7 +13,8 @@ import comfy.model_base
 import torch
 
 from ...zero2hero_core.attention.conditions import pack_latents, unpack_latents
-from ...zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, TINY, Family, TextEmbedding
+from ...zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, TINY
+from ...zero2hero_core.backbones.surface import Family, TextEmbedding
 from ...zero2hero_core.checks import InputError
 from ..convert.checks import check_vae, unused_parts
 

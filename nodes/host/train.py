@@ -18,10 +18,11 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ...zero2hero_core.backbones.flux.dit import DiTBackbone, Family, TextEmbedding
+from ...zero2hero_core.backbones.flux.dit import DiTBackbone
 from ...zero2hero_core.backbones.flux.precision import FP8, check_weights, store_linear, stored_linears
 from ...zero2hero_core.backbones.flux.single_file import original_pieces
 from ...zero2hero_core.backbones.meta_device import build_on_meta
+from ...zero2hero_core.backbones.surface import Family, TextEmbedding
 from ...zero2hero_core.checks import InputError, Zero2HeroError
 from ..work.hero_sockets import AS_LOADED
 from .flux import HostCodec, flux_family, host_text, ordinary, recommended

@@ -1,5 +1,5 @@
-"""The host's MODEL, VAE and CONDITIONING as the backbone of Zero-Stage: the call surface of
-`zero2hero_core.backbones.sd.unet.UNetBackbone` over native objects.
+"""The host's MODEL, VAE and CONDITIONING as the backbone of Zero-Stage: `backbones.surface.UNetSurface` over native
+objects.
 
 LoRA, precision and offloading of the host apply, because the weights are loaded and run by the host. Attention is read
 and replaced through attn1 patches on a clone of the MODEL; the MODEL itself stays as it is. What the host attaches to
@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.ldm.modules.attention as attention
 import comfy.model_management as model_management
 import torch
 
-from ...zero2hero_core.attention.protocol import HookSlot
+from ...zero2hero_core.attention.protocol import AttentionHook, HookSlot
 from ...zero2hero_core.backbones.sd.unet import UNetCalls, output_of
+from ...zero2hero_core.backbones.surface import UNetSurface
 from ...zero2hero_core.checks import InputError, check_images, check_range
 from ..convert.checks import check_vae
 from .services import check_cancel, compute_dtype
@@ -65,12 +66,14 @@ class _HookedAttention:
     def __call__(
         self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, extra: dict[str, Any]
     ) -> torch.Tensor:
-        needed = self.slot.hook.needs(self.layer)
+        hook = self.slot.hook
+        assert hook is not None  # this patch is not in the options of a pass without one
+        needed = hook.needs(self.layer)
 
         def heads(name: str, tensor: torch.Tensor) -> torch.Tensor | None:
             return tensor.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) if name in needed else None
 
-        out = self.slot.hook(self.layer, heads("query", query), heads("key", key), heads("value", value))
+        out = hook(self.layer, heads("query", query), heads("key", key), heads("value", value))
         return out.transpose(1, 2).flatten(2).to(value.dtype)
 
 
@@ -186,7 +189,9 @@ class HostUNet(UNetCalls):
             model_management.load_models_gpu([self.model], memory_required=needed)
             self._ready = cells
 
-    def _denoise(self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: Any = None) -> torch.Tensor:
+    def _denoise(
+        self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: AttentionHook | None = None
+    ) -> torch.Tensor:
         """The host's pass: latents of unit variance in, the prediction of the noise-free latents at the host's scale
         out."""
         check_cancel()
@@ -213,7 +218,7 @@ class HostUNet(UNetCalls):
 
     @torch.no_grad()
     def predict_noise(
-        self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: Any = None
+        self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: AttentionHook | None = None
     ) -> torch.Tensor:
         """Noise (B, C, h, w), float32, in `latents` at a training timestep 0..T-1, whatever the MODEL predicts.
 
@@ -235,3 +240,7 @@ class HostUNet(UNetCalls):
         found = output_of(last, lambda: self._denoise(latents.float(), timestep, context))
         self._called()
         return found
+
+
+if TYPE_CHECKING:
+    _surface: type[UNetSurface] = HostUNet

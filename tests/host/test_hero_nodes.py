@@ -21,6 +21,8 @@ def test_restoring_on_the_hosts_model_equals_the_core(answer):
     assert values["pictures"] < 1e-4
     assert values["effect of the LoRA"] > 0.1
     assert values["model changed"] == [] and values["hooks left"] == 0
+    assert values["runs of a condition pass"] == {"first": 1, "last": 0}  # it ends at the last keys and values
+    assert values["runs after a sampling pass"] == {"first": 2, "last": 1}
     assert values["room asked"] == {count: [int(count) * values["a condition's bytes"]] * 2 for count in ("1", "2")}
 
 

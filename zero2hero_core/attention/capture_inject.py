@@ -1,44 +1,53 @@
-"""Capture attention in one pass, inject it in another: the two hooks that Zero-Stage puts on decoder self-attention.
-
-A hook is called as `(layer, query, key, value) -> output` with tensors (B, heads, N, d); `needs(layer)` names what it
-reads, so that projections nobody reads are not computed.
-"""
+"""Capture attention in one pass, inject it in another: the two guidances of Zero-Stage on decoder self-attention."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 
 from .cross_image import blend_queries, full_attention, masked_attention
+from .guidance import NOTHING, Guidance, Pass, Role
+from .protocol import ALL, Attention
 
-ALL = frozenset({"query", "key", "value"})
 Captured = dict[int, dict[str, torch.Tensor]]  # layer -> name -> tensor
 
 
-class CaptureHook:
-    """Plain self-attention that keeps what later passes will read.
+class Capture(Guidance):
+    """Keeps what later passes will read and changes nothing.
 
     Args: keep: layer -> names ("query", "key", "value") to keep of it.
     """
+
+    name = "capture"
 
     def __init__(self, keep: Mapping[int, frozenset[str]]):
         self.keep = keep
         self.captured: Captured = {}
 
-    def needs(self, layer: int) -> frozenset[str]:
-        """Everything: the pass itself must stay as it is."""
-        return ALL
+    def role(self, layer: int, step: int) -> Role:
+        """Looks on where something is kept."""
+        return Role.CHAIN if self.keep.get(layer) else Role.NONE
 
-    def __call__(
-        self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None
+    def needs(self, layer: int, step: int) -> frozenset[str]:
+        """What is kept."""
+        return self.keep.get(layer, NOTHING)
+
+    def attend(
+        self,
+        now: Pass,
+        layer: int,
+        query: torch.Tensor | None,
+        key: torch.Tensor | None,
+        value: torch.Tensor | None,
+        following: Attention,
     ) -> torch.Tensor:
-        """Self-attention output (B, heads, N, d)."""
-        assert query is not None and key is not None and value is not None
-        given = {"query": query, "key": key, "value": value}
-        self.captured[layer] = {name: given[name] for name in self.keep.get(layer, frozenset())}
-        return F.scaled_dot_product_attention(query, key, value)
+        """What follows, unchanged."""
+        known = {"query": query, "key": key, "value": value}
+        self.captured[layer] = {
+            name: tensor for name, tensor in known.items() if tensor is not None and name in self.keep[layer]
+        }
+        return following(layer, query, key, value)
 
 
 class Selection:
@@ -70,47 +79,58 @@ class Selection:
         return frozenset() if self.is_gather else frozenset({"query"})
 
 
-class InjectHook:
-    """Cross-image attention to the reference, for one step.
+class CrossImage(Guidance):
+    """Cross-image attention to the reference; it makes the output of its layers at every step.
 
     Args:
-        selections: layer -> what to read; layers left out keep their own self-attention.
-        reference: what was captured of the reference's inversion at this step (batch 1).
-        target: what was captured of the targets' inversion at this step (batch B).
+        selections: layer -> what to read; layers left out are left alone.
+        references: by step, what was captured of the reference's inversion (batch 1).
+        targets: by step, what was captured of the targets' inversion (batch B).
         gamma: share of the inversion's query against the current one. tau: factor on the scores. contrast: see
             `full_attention`; where all tokens are read.
     """
 
+    name = "cross-image attention"
+
     def __init__(
         self,
         selections: Mapping[int, Selection],
-        reference: Captured,
-        target: Captured,
+        references: Sequence[Captured],
+        targets: list[Captured],
         *,
         gamma: float,
         tau: float,
         contrast: float = 1.0,
     ):
-        self.selections, self.reference, self.target = selections, reference, target
+        self.selections, self.references, self.targets = selections, references, targets
         self.gamma, self.tau, self.contrast = gamma, tau, contrast
 
-    def needs(self, layer: int) -> frozenset[str]:
-        """The current query where it is blended in; everything in layers that are left alone."""
-        selection = self.selections.get(layer)
-        if selection is None:
-            return ALL
-        blends = self.gamma != 1.0 and (selection.inside is not None or not selection.is_gather)
-        return frozenset({"query"}) if blends else frozenset()
+    def role(self, layer: int, step: int) -> Role:
+        """Makes the output of its layers."""
+        return Role.OUTPUT if layer in self.selections else Role.NONE
 
-    def __call__(
-        self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None
+    def needs(self, layer: int, step: int) -> frozenset[str]:
+        """The current query where it is blended in."""
+        selection = self.selections[layer]
+        blends = self.gamma != 1.0 and (selection.inside is not None or not selection.is_gather)
+        return frozenset({"query"}) if blends else NOTHING
+
+    def release(self, step: int) -> None:
+        """Let go of what was captured of the targets for a step that is done."""
+        self.targets[step] = {}
+
+    def attend(
+        self,
+        now: Pass,
+        layer: int,
+        query: torch.Tensor | None,
+        key: torch.Tensor | None,
+        value: torch.Tensor | None,
+        following: Attention,
     ) -> torch.Tensor:
         """Attention output (B, heads, N, d)."""
-        selection = self.selections.get(layer)
-        if selection is None:
-            assert query is not None and key is not None and value is not None
-            return F.scaled_dot_product_attention(query, key, value)
-        own, reference = self.target.get(layer, {}), self.reference[layer]
+        selection = self.selections[layer]
+        own, reference = self.targets[now.step].get(layer, {}), self.references[now.step][layer]
         blended = blend_queries(own["query"], query, self.gamma) if "query" in own else None
         out = self._cross(selection, blended, reference)
         if selection.inside is None:

@@ -9,8 +9,18 @@ import torch
 ALL = frozenset({"query", "key", "value"})
 
 
-class AttentionHook(Protocol):
-    """Decides what a decoder self-attention layer returns.
+class Attention(Protocol):
+    """What an attention layer does with query, key and value."""
+
+    def __call__(
+        self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None, /
+    ) -> torch.Tensor:
+        """Attention output (B, heads, N, head_dim) of tensors (B, heads, N, head_dim)."""
+        ...
+
+
+class AttentionHook(Attention, Protocol):
+    """Decides what an attention layer returns.
 
     `needs(layer)` names the tensors that the hook reads ("query", "key", "value"); the others are not computed and
     arrive as None. A call gets tensors (B, heads, N, head_dim) and returns one of the query's shape.
@@ -18,12 +28,6 @@ class AttentionHook(Protocol):
 
     def needs(self, layer: int) -> frozenset[str]:
         """Names of the tensors that this hook reads in a layer."""
-        ...
-
-    def __call__(
-        self, layer: int, query: torch.Tensor | None, key: torch.Tensor | None, value: torch.Tensor | None
-    ) -> torch.Tensor:
-        """Attention output (B, heads, N, head_dim)."""
         ...
 
 

@@ -10,10 +10,9 @@ from typing import Any
 import torch
 
 from ..attention.conditions import Condition
-from ..backbones.flux.dit import DiTBackbone
+from ..backbones.surface import DiTSurface, LoRASurface
 from ..checks import InputError, check_range, check_shape
 from ..diffusion.flow_matching import flow_sigmas
-from .lora.adapters import HeroLoRA
 
 KINDS = ("zero", "frame")  # what a condition shows: the Zero-Stage result, or the original frame
 
@@ -43,7 +42,7 @@ class RestoreSettings:
 
     @classmethod
     def suited(cls, advice: Mapping[str, Any], **given: Any) -> RestoreSettings:
-        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults."""
+        """Settings from what is given, else from a model's advice (`DiTSurface.recommended`), else the defaults."""
         names = {known.name for known in fields(cls)}
         return cls(**{name: value for name, value in advice.items() if name in names} | given)
 
@@ -55,8 +54,8 @@ class RestoreSettings:
 
 
 def run_conditions(
-    backbone: DiTBackbone,
-    lora: HeroLoRA | None,
+    backbone: DiTSurface,
+    lora: LoRASurface | None,
     kinds: Sequence[str],
     inputs: Sequence[torch.Tensor],
     noise_hw: tuple[int, int],
@@ -88,8 +87,8 @@ def run_conditions(
 
 @torch.no_grad()
 def restore_latents(
-    backbone: DiTBackbone,
-    lora: HeroLoRA | None,
+    backbone: DiTSurface,
+    lora: LoRASurface | None,
     kinds: Sequence[str],
     inputs: Sequence[torch.Tensor],
     noise: torch.Tensor,

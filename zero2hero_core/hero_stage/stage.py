@@ -1,37 +1,39 @@
 """Hero-Stage (Zero-to-Hero, arXiv 2505.23134): restore Zero-Stage frames with the LoRA that was trained on one pair.
 
 Here are the pictures: encoding of the conditions, noise, one decode per frame. Sampling is in
-`backbones.dit_restore`, training in `hero_training`.
+`hero_stage.sampling`, training in `hero_stage.training`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Generic, TypeVar
 
 import torch
 
-from ..backbones.flux.dit import DiTBackbone
+from ..backbones.surface import DiTSurface, LoRASurface
 from ..checks import InputError, ShapeError, check_images
-from .lora.adapters import HeroLoRA
 from .sampling import KINDS, RestoreSettings, restore_latents
 
 __all__ = ["HeroStage", "RestoreSettings"]
 
+DiT = TypeVar("DiT", bound=DiTSurface)
 
-class HeroStage:
+
+class HeroStage(Generic[DiT]):
     """Restores frames of one clip.
 
     Args:
         lora: trained adapters; None runs the base model on the conditions as they are.
-        kinds: what the conditions show, "zero" and "frame" (`hero_training.MODES`).
+        kinds: what the conditions show, "zero" and "frame" (`training.pairs.MODES`).
         same_noise: one noise for all frames, which keeps the clip steady (the authors' way); else one per frame.
     Raises: InputError when kinds, adapters and strengths do not go together.
     """
 
     def __init__(
         self,
-        backbone: DiTBackbone,
-        lora: HeroLoRA | None,
+        backbone: DiT,
+        lora: LoRASurface | None,
         kinds: Sequence[str],
         settings: RestoreSettings | None = None,
         *,

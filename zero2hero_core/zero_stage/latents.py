@@ -3,31 +3,48 @@
 With its defaults this is the authors' procedure: DDIM inversion of target and reference, AdaIN of the starting
 latents, decoder self-attention replaced by attention to the matching reference tokens, sampling without guidance.
 What changes no result is left out: the second guidance sample, pictures decoded on the way, the reference's inversion
-more than once a clip, dense masks.
+more than once a clip, dense masks. Further guidances act beside it while sampling; the inversions have none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 
-from ..attention.capture_inject import Captured, CaptureHook, InjectHook, Selection
-from ..backbones.sd.unet import UNetBackbone
+from ..attention.capture_inject import Capture, Captured, CrossImage, Selection
+from ..attention.guidance import Guidance, GuidedPass, Pass, check_guidances
+from ..backbones.surface import UNetSurface
 from ..correspondence.match import Correspondence
 from ..diffusion.adain import adain
 from ..diffusion.ddim import DDIMSchedule
 from ..stopwatch import Stopwatch
-from .settings import ZeroStageSettings
+from .settings import LAYERS, ZeroStageSettings
 
 
 class LatentEditor:
     """Gives target latents the look of `reference_latents` (1, C, h, w); the reference is inverted once, when first
-    needed."""
+    needed.
 
-    def __init__(self, backbone: UNetBackbone, reference_latents: torch.Tensor, settings: ZeroStageSettings):
+    Args: guidances: what else acts on the decoder's self-attention while sampling, besides cross-image attention.
+    Raises: InputError when two guidances make the output of one layer at one step, or the work of one would be lost.
+    """
+
+    def __init__(
+        self,
+        backbone: UNetSurface,
+        reference_latents: torch.Tensor,
+        settings: ZeroStageSettings,
+        guidances: Sequence[Guidance] = (),
+    ):
         self.backbone, self.settings = backbone, settings.resolve(backbone.recommended)
+        self.guidances = tuple(guidances)
+        if guidances:
+            read = None if settings.k == -1 else torch.zeros(1, 1, settings.tokens, dtype=torch.int64)
+            own = self._cross_image({layer: Selection(read) for layer in settings.layers}, [], [])
+            check_guidances([*guidances, own], LAYERS, settings.num_inference_steps)
         self.reference_latents = reference_latents
         self.schedule = DDIMSchedule(backbone.alphas_cumprod, settings.num_inference_steps)
         self.context = backbone.encode_prompt(settings.prompt)
@@ -38,8 +55,7 @@ class LatentEditor:
     @property
     def grids(self) -> list[tuple[int, int]]:
         """The three attention grids (h, w), coarse to fine."""
-        size = (int(self.reference_latents.shape[-2]), int(self.reference_latents.shape[-1]))
-        return [self.backbone.size_of_layer(layer, size) for layer in (3, 6, 9)]
+        return [self.backbone.size_of_layer(layer, _size(self.reference_latents)) for layer in (3, 6, 9)]
 
     def selections(self, matches: Sequence[Correspondence], masks: torch.Tensor | None = None) -> dict[int, Selection]:
         """What each layer reads, for a batch of frames; `masks` (B, 1, H, W) limits cross-image attention to the
@@ -76,9 +92,10 @@ class LatentEditor:
         self, latents: torch.Tensor, timestep: int, keep: dict[int, frozenset[str]]
     ) -> tuple[Captured, torch.Tensor]:
         """One step of `invert`, to `timestep`."""
-        hook = CaptureHook(keep)
-        eps = self.backbone.predict_noise(latents, timestep, self.context, hook)
-        return hook.captured, self.schedule.invert_step(latents, eps, timestep)
+        capture = Capture(keep)
+        now = Pass(self.schedule.timesteps.index(timestep), timestep, (), _size(latents))
+        eps = self.backbone.predict_noise(latents, timestep, self.context, GuidedPass([capture], now))
+        return capture.captured, self.schedule.invert_step(latents, eps, timestep)
 
     def _reference_inversion(self, selections: dict[int, Selection]) -> tuple[list[Captured], torch.Tensor]:
         keep = {layer: selection.reference_needs() for layer, selection in selections.items()}
@@ -88,11 +105,26 @@ class LatentEditor:
             self._reference_kept = keep
         return self._reference
 
+    def _cross_image(
+        self, selections: dict[int, Selection], references: Sequence[Captured], targets: list[Captured]
+    ) -> CrossImage:
+        settings = self.settings
+        shares = {"gamma": settings.gamma, "tau": settings.tau, "contrast": settings.contrast}
+        return CrossImage(selections, references, targets, **shares)
+
     def edit_latents(
-        self, latents: torch.Tensor, selections: dict[int, Selection], masks: torch.Tensor | None = None
+        self,
+        latents: torch.Tensor,
+        selections: dict[int, Selection],
+        masks: torch.Tensor | None = None,
+        *,
+        frames: Sequence[int] | None = None,
     ) -> torch.Tensor:
         """Edited clean latents (B, C, h, w) of target latents: the prediction of the last step, as the authors decode
-        it."""
+        it.
+
+        Args: frames: places of the rows in the clip, for the guidances; None counts from 0.
+        """
         banks, reference_noise = self._reference_inversion(selections)
         with self.watch.part("inversion"):
             keep = {layer: selection.target_needs() for layer, selection in selections.items()}
@@ -104,26 +136,27 @@ class LatentEditor:
                 started = started * inside + current * (1 - inside)
             current = started
         clean = current
+        cross_image = self._cross_image(selections, banks, targets)
+        rows = tuple(range(len(latents)) if frames is None else frames)
         with self.watch.part("sampling"):
-            for timestep, reference in zip(self.schedule.timesteps, banks, strict=True):
-                settings = self.settings
-                hook = InjectHook(
-                    selections,
-                    reference,
-                    targets.pop(0),
-                    gamma=settings.gamma,
-                    tau=settings.tau,
-                    contrast=settings.contrast,
-                )
-                eps = self._guided(current, timestep, hook)
+            for step, timestep in enumerate(self.schedule.timesteps):
+                now = Pass(step, timestep, rows, _size(current))
+                eps = self._guided(current, now, [*self.guidances, cross_image])
+                cross_image.release(step)
                 clean = self.schedule.clean(current, eps, timestep)
                 current = self.schedule.sample_step(current, eps, timestep)
         return clean
 
-    def _guided(self, latents: torch.Tensor, timestep: int, hook: InjectHook) -> torch.Tensor:
-        eps = self.backbone.predict_noise(latents, timestep, self.context, hook)
+    def _guided(self, latents: torch.Tensor, now: Pass, guidances: Sequence[Guidance]) -> torch.Tensor:
+        """Noise in latents, with classifier-free guidance where it is asked for."""
+        eps = self.backbone.predict_noise(latents, now.timestep, self.context, GuidedPass(guidances, now))
         scale = self.settings.guidance_scale
         if scale == 1.0 or not self.settings.prompt:
             return eps
-        empty = self.backbone.predict_noise(latents, timestep, self.backbone.encode_prompt(""), hook)
+        without = GuidedPass(guidances, replace(now, conditional=False))
+        empty = self.backbone.predict_noise(latents, now.timestep, self.backbone.encode_prompt(""), without)
         return empty + scale * (eps - empty)
+
+
+def _size(latents: torch.Tensor) -> tuple[int, int]:
+    return int(latents.shape[-2]), int(latents.shape[-1])

@@ -21,7 +21,7 @@ class ZeroStageSettings:
     """Settings of a run; the defaults are the authors'.
 
     k: reference tokens per target token on the middle grid, -1 for all, or "adaptive". gamma, tau, layers: see
-    `InjectHook`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
+    `CrossImage`. timestep, block, ensemble: where features are read and over how many noise draws they are averaged;
     adain_start: give the starting latents the reference's mean and deviation; track: follow tokens from frame to frame
     (`correspondence.track`), where `ZeroStage` knows the clip; None takes the model's recommendation for any of these
     (the paper's 261, 1, 8, True and False where it has none). neighbourhood: search radius as a share of the
@@ -75,7 +75,7 @@ class ZeroStageSettings:
             raise InputError(f"layers: expected some of 3 to 11, got {self.layers}.")
 
     def resolve(self, advice: Mapping[str, Any]) -> ZeroStageSettings:
-        """The same settings with what is left open filled in from a model's advice (`UNetBackbone.recommended`)."""
+        """The same settings with what is left open filled in from a model's advice (`UNetSurface.recommended`)."""
         known = PAPER | {name: value for name, value in advice.items() if name in PAPER}
         if self.neighbourhood is not None or self.k == -1:
             known["track"] = False

@@ -8,10 +8,12 @@ Here are the pictures: features, correspondence, encoding, one decode per frame.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Generic, TypeVar
 
 import torch
 
-from ..backbones.sd.unet import UNetBackbone
+from ..attention.guidance import Guidance
+from ..backbones.surface import UNetSurface
 from ..checks import ShapeError, check_images, check_shape
 from ..correspondence.match import Correspondence, match_features
 from ..correspondence.track import ClipTrack, search_near
@@ -19,11 +21,12 @@ from .latents import LatentEditor
 from .settings import ZeroStageSettings
 
 ENCODED_KEPT = 16
+UNet = TypeVar("UNet", bound=UNetSurface)
 
 __all__ = ["ZeroStage", "ZeroStageSettings"]
 
 
-class ZeroStage:
+class ZeroStage(Generic[UNet]):
     """Zero-Stage for one clip: the reference's inversion and the anchor's features are computed once.
 
     Args:
@@ -33,24 +36,29 @@ class ZeroStage:
         anchor_index: its place in the clip (0-based).
         clip: frames (3, H, W) by their place, for following tokens from frame to frame (setting `track`); without it
             every frame is matched on its own.
-    Raises: ShapeError when anchor and reference differ in size.
+        guidances: what else acts on the attention while sampling, see `attention.guidance`; `Pass.frames` tells them
+            which frames of the clip a batch holds.
+    Raises: ShapeError when anchor and reference differ in size; InputError when the guidances do not go together.
     """
 
     def __init__(
         self,
-        backbone: UNetBackbone,
+        backbone: UNet,
         anchor: torch.Tensor,
         reference: torch.Tensor,
         anchor_index: int,
         settings: ZeroStageSettings | None = None,
         clip: Mapping[int, torch.Tensor] | None = None,
+        *,
+        guidances: Sequence[Guidance] = (),
     ):
         if anchor.shape != reference.shape:
             raise ShapeError(
                 f"reference: expected the anchor's size {tuple(anchor.shape)}, got {tuple(reference.shape)}."
             )
         self.backbone, self.anchor_index, self._anchor = backbone, anchor_index, anchor
-        self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings or ZeroStageSettings())
+        settings = settings or ZeroStageSettings()
+        self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings, guidances)
         self.settings = self.editor.settings
         self._anchor_features: torch.Tensor | None = None
         self._track: ClipTrack | None = None
@@ -140,7 +148,7 @@ class ZeroStage:
             matches = [self.correspond(frame, index) for frame, index in zip(frames, indices, strict=True)]
         with self.editor.watch.part("encode"):
             latents = torch.cat([self._encode(frame, index) for frame, index in zip(frames, indices, strict=True)])
-        return self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks)
+        return self.editor.edit_latents(latents, self.editor.selections(matches or [], masks), masks, frames=indices)
 
     def _encode(self, frame: torch.Tensor, index: int) -> torch.Tensor:
         """Latents (1, C, h, w) of a frame; not computed again where its features were read a moment ago."""

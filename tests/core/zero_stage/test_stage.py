@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from zero2hero_core.attention.capture_inject import CaptureHook, InjectHook, Selection
+from zero2hero_core.attention.capture_inject import Capture, CrossImage, Selection
+from zero2hero_core.attention.guidance import GuidedPass, Pass
 from zero2hero_core.backbones.sd.unet import UNetBackbone
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
 from zero2hero_core.diffusion.adain import adain
@@ -102,9 +103,10 @@ def test_hook_computes_only_what_is_read() -> None:
     assert gather.reference_needs() == {"value"} and gather.target_needs() == set()
     assert top4.reference_needs() == {"key", "value"} and top4.target_needs() == {"query"}
     assert everything.target_needs() == {"query"}
-    hook = InjectHook({3: gather, 9: top4}, {}, {}, gamma=1.0, tau=1.0)
+    now = Pass(0, 951, (0,), (8, 8))
+    hook = GuidedPass([CrossImage({3: gather, 9: top4}, [], [], gamma=1.0, tau=1.0)], now)
     assert hook.needs(3) == set() and hook.needs(9) == set() and hook.needs(5) == {"query", "key", "value"}
-    blended = InjectHook({3: gather, 9: top4}, {}, {}, gamma=0.5, tau=1.0)
+    blended = GuidedPass([CrossImage({3: gather, 9: top4}, [], [], gamma=0.5, tau=1.0)], now)
     assert blended.needs(3) == set() and blended.needs(9) == {"query"}
 
 
@@ -135,9 +137,9 @@ def test_two_backbones_of_one_unet_both_work(backbone: UNetBackbone) -> None:
     )  # fmt: skip
     latents = torch.zeros(1, 8, 8, 8)
     for one in (backbone, other):
-        hook = CaptureHook({3: frozenset({"value"})})
-        one.predict_noise(latents, 300, one.empty_embedding, hook)
-        assert "value" in hook.captured[3]
+        capture = Capture({3: frozenset({"value"})})
+        one.predict_noise(latents, 300, one.empty_embedding, GuidedPass([capture], Pass(0, 300, (0,), (8, 8))))
+        assert "value" in capture.captured[3]
 
 
 def test_half_precision_keeps_the_sampler_in_float32(frames: torch.Tensor) -> None:
@@ -157,12 +159,13 @@ def test_large_seeds_are_fine(backbone: UNetBackbone, frames: torch.Tensor) -> N
 
 def test_capture_changes_nothing(backbone: UNetBackbone) -> None:
     latents = torch.randn(2, 8, 8, 16, generator=torch.Generator().manual_seed(2))
-    hook = CaptureHook({3: frozenset({"value"}), 9: frozenset({"query", "key"})})
+    capture = Capture({3: frozenset({"value"}), 9: frozenset({"query", "key"})})
+    hook = GuidedPass([capture], Pass(0, 300, (0, 1), (8, 16)))
     plain = backbone.predict_noise(latents, 300, backbone.empty_embedding)
     captured = backbone.predict_noise(latents, 300, backbone.empty_embedding, hook)
     torch.testing.assert_close(plain, captured)
-    assert {layer: set(names) for layer, names in hook.captured.items() if names} == {3: {"value"}, 9: {"query", "key"}}
-    assert hook.captured[9]["query"].shape == (2, 4, 8 * 16, 16)
+    assert {layer: set(names) for layer, names in capture.captured.items()} == {3: {"value"}, 9: {"query", "key"}}
+    assert capture.captured[9]["query"].shape == (2, 4, 8 * 16, 16)
 
 
 def test_features_stop_after_the_block(backbone: UNetBackbone) -> None:

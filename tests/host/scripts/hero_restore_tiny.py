@@ -45,7 +45,18 @@ with torch.inference_mode():
     found["latents, small condition"] = difference(*scaled)
     made = [HeroStage(dit, lora, kinds, settings).restore(zero, frames, [0, 1]) for dit, lora in both]
     found["pictures"] = difference(*made)
+    runs = {"first": 0, "last": 0}  # of the output layer of the first and the last single block
+    blocks = model.model.diffusion_model.single_blocks
+    counting = [
+        block.linear2.register_forward_hook(lambda *_, which=which: runs.__setitem__(which, runs[which] + 1))
+        for which, block in (("first", blocks[0]), ("last", blocks[-1]))
+    ]
     one = host.condition(inputs[0][:1], 0, (8, 8), guidance=1.0)
+    found["runs of a condition pass"] = dict(runs)
+    host.velocity(noise[:1], torch.ones(1), [one], guidance=1.0)
+    found["runs after a sampling pass"] = dict(runs)
+    for handle in counting:
+        handle.remove()
     found["a condition's bytes"] = sum(tensor.nbytes for pair in one.keys_values.values() for tensor in pair)
     found["room asked"], load = {}, comfy.model_management.load_models_gpu
     for count, strength in ((1, 0.0), (2, 1.0)):

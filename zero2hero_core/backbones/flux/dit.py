@@ -7,10 +7,9 @@ which they run: double blocks, then single blocks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -27,45 +26,10 @@ from ...attention.conditions import (
 )
 from ...attention.protocol import AttentionHook, HookSlot
 from ...diffusion.flow_matching import flux1_mu, flux2_mu
+from ..surface import Family, LatentCodec, TextEmbedding, TrainableDiT
 from .attention import attention_layers, install_hooks
 
-
-@dataclass(frozen=True)
-class TextEmbedding:
-    """What the text encoders gave: tokens (1 or B, T, D), and pooled (1 or B, P) where the family has it."""
-
-    tokens: torch.Tensor
-    pooled: torch.Tensor | None = None
-
-
-class LatentCodec(Protocol):
-    """Pictures <-> the packed latents that the transformer works on."""
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) in [0, 1] -> packed latents (N, C, h, w), float32."""
-        ...
-
-    def decode(self, packed: torch.Tensor) -> torch.Tensor:
-        """Packed latents -> images (N, 3, H, W) in [0, 1]."""
-        ...
-
-
-@dataclass(frozen=True)
-class Family:
-    """What differs between the model families.
-
-    condition_times: value of the time axis in the position ids of condition 0, 1, ...: 0 as the noise tokens for
-    FLUX.1 (authors' choice); FLUX.2 was trained with reference images at 10, 20, ...
-    numbers_text: FLUX.2 numbers text tokens on the last axis; FLUX.1 leaves them at 0.
-    mu: shift of the sampling noise levels from the number of noise tokens and of steps; None for none.
-    """
-
-    name: str
-    axes: int
-    condition_times: Callable[[int], float]
-    numbers_text: bool
-    has_pooled: bool
-    mu: Callable[[int, int], float] | None = None
+__all__ = ["FLUX1", "FLUX2", "TINY", "DiTBackbone", "Family", "LatentCodec", "PlainCodec", "TextEmbedding"]
 
 
 def _same_time(index: int) -> float:
@@ -221,6 +185,10 @@ class DiTBackbone:
         """Packed latents -> images (N, 3, H, W) in [0, 1]."""
         assert self._codec is not None
         return self._codec.decode(packed)
+
+
+if TYPE_CHECKING:
+    _surface: type[TrainableDiT] = DiTBackbone
 
 
 class PlainCodec:

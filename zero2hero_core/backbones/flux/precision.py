@@ -65,6 +65,10 @@ class Float8Linear(nn.Linear):
         out = _ScaledLinear.apply(x, self.weight, self.scale)
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
+    def wide_weight(self) -> torch.Tensor:
+        """The weight (out, in) with its factors, float64 on the CPU."""
+        return self.weight.detach().cpu().double() * self.get_buffer("scale").cpu().double()[:, None]
+
 
 def stored_linears(module: nn.Module) -> dict[str, nn.Linear]:
     """Linear layers inside the blocks by name, adapters left out; already stored ones among them."""

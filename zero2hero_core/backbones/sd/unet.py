@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 
 from ...attention.protocol import ALL, AttentionHook, HookSlot
 from ...checks import InputError, check_images, check_range
+from ..surface import LatentDistribution, UNetSurface
 
 
 class HookedAttention:
@@ -108,8 +109,8 @@ class UNetCalls:
 
     alphas_cumprod: torch.Tensor
 
-    def posterior(self, images: torch.Tensor) -> Any:
-        """What the encoder says of images (N, 3, H, W) in [0, 1]: an object with `mode` and `sample`."""
+    def posterior(self, images: torch.Tensor) -> LatentDistribution:
+        """What the encoder says of images (N, 3, H, W) in [0, 1]."""
         raise NotImplementedError
 
     def size_of_layer(self, layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
@@ -259,3 +260,7 @@ class UNetBackbone(UNetCalls):
             self.unet.up_blocks[block],
             lambda: self.unet(latents.to(self.dtype), timestep, context.expand(latents.shape[0], -1, -1)),
         )
+
+
+if TYPE_CHECKING:
+    _surface: type[UNetSurface] = UNetBackbone

@@ -11,12 +11,12 @@ from __future__ import annotations
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from ...backbones.flux.dit import DiTBackbone
+from ...backbones.surface import LoRASurface, TrainableDiT
 from ...checks import InputError
 from .formats import LoRASpec, adapter_shapes, check_state, find_linears, some
 
@@ -42,7 +42,7 @@ class HeroLoRA:
 
     def __init__(
         self,
-        backbone: DiTBackbone,
+        backbone: TrainableDiT,
         count: int,
         spec: LoRASpec = _DEFAULT,
         *,
@@ -161,6 +161,10 @@ class HeroLoRA:
             raise InputError("LoRA: it was removed from its model; make or load one again.")
 
 
+if TYPE_CHECKING:
+    _surface: type[LoRASurface] = HeroLoRA
+
+
 def _refuse_adapters(transformer: Any) -> None:
     """Raise `InputError` if a transformer carries peft adapters."""
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -176,7 +180,7 @@ def _refuse_adapters(transformer: Any) -> None:
 class _FirstRun(AbstractContextManager):  # type: ignore[type-arg]
     """Puts back hook and adapter of a block's first run while it is recomputed; may be entered again and again."""
 
-    def __init__(self, backbone: DiTBackbone, lora: HeroLoRA | None):
+    def __init__(self, backbone: TrainableDiT, lora: HeroLoRA | None):
         self.backbone, self.lora, self.hook = backbone, lora, backbone.slot.hook
         self.index = lora.current if lora is not None else None
         self._inside = ExitStack()
@@ -190,7 +194,7 @@ class _FirstRun(AbstractContextManager):  # type: ignore[type-arg]
         self._inside.close()
 
 
-def checkpoint_blocks(backbone: DiTBackbone, lora: HeroLoRA | None, enabled: bool = True) -> None:
+def checkpoint_blocks(backbone: TrainableDiT, lora: HeroLoRA | None, enabled: bool = True) -> None:
     """Switch gradient checkpointing of every block on or off: the block's insides are recomputed in the backward pass.
 
     By then another hook or adapter may be on; each block remembers those of its first run and has them back while it is

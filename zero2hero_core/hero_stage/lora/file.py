@@ -1,5 +1,5 @@
 """LoRA files of Hero-Stage: safetensors with what was trained, on what and how, in the metadata; files in the authors'
-format are read as well (see `lora_formats`)."""
+format are read as well (see `lora.formats`)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from ... import __version__
-from ...backbones.flux.dit import DiTBackbone
+from ...backbones.surface import TrainableDiT
 from ...backbones.weights import FLOAT_DTYPES, open_weights
 from ...checks import InputError, Zero2HeroError
 from ...files.tensor_file import write_tensors
@@ -128,7 +128,7 @@ def _parse(path: Path, header: Mapping[str, str]) -> HeroMetadata | None:
 
 def load_lora(
     paths: Path | Sequence[Path],
-    backbone: DiTBackbone,
+    backbone: TrainableDiT,
     *,
     family: str | None = None,
     rank: int | None = None,

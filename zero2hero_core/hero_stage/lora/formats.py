@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ...backbones.flux.precision import Float8Linear
+from ...backbones.surface import StoredSmaller
 from ...checks import InputError
 
 # group -> linear layer, in double blocks (image stream) and in single blocks
@@ -246,10 +246,9 @@ def _wide_weight(linear: Any) -> torch.Tensor:
     """The weight (out, in) that a linear layer applies, however it is stored; float64 on the CPU."""
     from peft.utils.integrations import dequantize_module_weight
 
-    weight = dequantize_module_weight(linear).detach().cpu().double()
-    if isinstance(linear, Float8Linear):
-        weight = weight * linear.get_buffer("scale").cpu().double()[:, None]
-    return weight
+    if isinstance(linear, StoredSmaller):
+        return linear.wide_weight()
+    return dequantize_module_weight(linear).detach().cpu().double()
 
 
 def _check_count(path: Path, indices: Collection[int], count: int) -> None:

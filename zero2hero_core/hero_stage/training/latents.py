@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ...backbones.flux.dit import DiTBackbone
+from ...backbones.surface import DiTSurface
 from .pairs import ClipLatents, PairViews
 from .trainer import HeroSettings
 from .views import UNLIT, VIEWS, pair_views
@@ -14,7 +14,7 @@ from .views import UNLIT, VIEWS, pair_views
 
 @torch.no_grad()
 def encode_clip(
-    backbone: DiTBackbone,
+    backbone: DiTSurface,
     settings: HeroSettings,
     *,
     references: Mapping[int, torch.Tensor],

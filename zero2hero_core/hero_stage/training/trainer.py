@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 
-from ...backbones.flux.dit import DiTBackbone
+from ...backbones.surface import TrainableDiT
 from ...checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from ...diffusion.flow_matching import draw_sigma, mix_noise
 from ...files.names import temporary_name
@@ -26,6 +26,7 @@ from ..sampling import run_conditions
 from .pairs import MODES, TrainingPair
 from .views import LARGEST_SHIFT
 
+DiT = TypeVar("DiT", bound=TrainableDiT)
 OPTIMISERS = ("adamw", "adamw8bit")
 STATE_PARTS = ("settings", "lora", "optimiser", "random", "done")
 
@@ -85,7 +86,7 @@ class HeroSettings:
 
     @classmethod
     def suited(cls, advice: Mapping[str, Any], **given: Any) -> HeroSettings:
-        """Settings from what is given, else from a model's advice (`DiTBackbone.recommended`), else the defaults.
+        """Settings from what is given, else from a model's advice (`DiTSurface.recommended`), else the defaults.
 
         The advised steps are for two conditions; one condition gets half as many more, which take the same time.
         """
@@ -116,7 +117,7 @@ class HeroSettings:
         return LoRASpec(self.rank, self.alpha, self.layers)
 
 
-class HeroTrainer:
+class HeroTrainer(Generic[DiT]):
     """Adapters, optimiser and random state; `step()` does one update and returns the loss.
 
     Args:
@@ -125,7 +126,7 @@ class HeroTrainer:
         unchanged then.
     """
 
-    def __init__(self, backbone: DiTBackbone, pairs: Sequence[TrainingPair], settings: HeroSettings):
+    def __init__(self, backbone: DiT, pairs: Sequence[TrainingPair], settings: HeroSettings):
         self.backbone, self.settings, self.pairs = backbone, settings, list(pairs)
         _check_pairs(self.pairs, backbone, len(settings.kinds))
         self.generator = torch.Generator().manual_seed(settings.seed)
@@ -238,7 +239,7 @@ def _plain(settings: HeroSettings) -> dict[str, Any]:
     return asdict(settings) | {"layers": list(settings.layers)}
 
 
-def _check_pairs(pairs: Sequence[TrainingPair], backbone: DiTBackbone, count: int) -> None:
+def _check_pairs(pairs: Sequence[TrainingPair], backbone: TrainableDiT, count: int) -> None:
     if not pairs:
         raise InputError("training: expected at least one pair, got none.")
     shape = pairs[0].target.shape
