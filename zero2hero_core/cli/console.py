@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..checks import InputError
+from ..jobs.listener import Listener
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -70,6 +71,41 @@ def progress(args: argparse.Namespace) -> Any:
         console=console,
         disable=args.quiet or not console.is_terminal,
     )
+
+
+class Console(Listener):
+    """Tells on the terminal what a job does: notes and bars on stderr, the summary on stdout. Use it in a `with` block.
+
+    Args: args: of a command, with those of `add_common`.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        super().__init__()
+        self._args, self._bars, self._rows = args, progress(args), dict[str, Any]()
+
+    def __enter__(self) -> Console:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._bars.stop()
+
+    def note(self, text: str) -> None:
+        """Say it on stderr."""
+        super().note(text)
+        self._bars.stop()
+        warn(text)
+
+    def say(self, text: str) -> None:
+        """Print it, unless --quiet."""
+        self._bars.stop()
+        say(self._args, text)
+
+    def progress(self, part: str, done: int, total: int | None = None) -> None:
+        """Show a bar for each part."""
+        self._bars.start()
+        if part not in self._rows:
+            self._rows[part] = self._bars.add_task(part, total=total)
+        self._bars.update(self._rows[part], completed=done, total=total)
 
 
 def output_folder(path: Path, overwrite: bool, results: Sequence[str]) -> Path:

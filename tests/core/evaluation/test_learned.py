@@ -17,12 +17,12 @@ from zero2hero_core.checks import InputError
 from zero2hero_core.cli import main as cli
 from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import learned, runner, suites
-from zero2hero_core.evaluation.quality.clips import Clip, clip_at
+from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.learned import LEARNED, Networks, measure_learned
 from zero2hero_core.evaluation.quality.measures import BETTER_LOW
-from zero2hero_core.evaluation.quality.methods import Spec
 from zero2hero_core.evaluation.quality.plan import filled, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
+from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import clip_means
 from zero2hero_core.evaluation.quality.suites import OF_METHODS, QUALITY, SUITES, TEMPORAL, Suite, Table
 from zero2hero_core.metrics.learned import lpips, motion_smoothness, subject_consistency
@@ -112,7 +112,7 @@ def bench_quality(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return go
 
 
-def direct(clip: Clip, pictures: torch.Tensor) -> dict[str, list[float]]:
+def direct(clip: TaskClip, pictures: torch.Tensor) -> dict[str, list[float]]:
     """The measures by their own functions, for frames and pairs in order."""
     truth = clip.truths(range(FRAMES))
     return {
@@ -136,7 +136,7 @@ def test_values_are_those_of_the_measures_own_functions(tasks: Path, give: Calla
     assert loaded == ["AlexNet", "DINO", "AMT"]  # once
     some = measure_learned(networks, clip, clip.frames[[1, 3]], [1, 3], LEARNED)  # the others need the whole clip
     assert some == {name: {index: got[name][index] for index in (1, 3)} for name in ("lpips", "lpips authors")}
-    few = Clip("few", "general", "", clip.frames[:2], clip.reference, 0, None, {})
+    few = TaskClip("few", "general", "", clip.frames[:2], clip.reference, 0, None, {})
     assert list(measure_learned(networks, few, few.frames, [0, 1], LEARNED)) == ["subject consistency"]
 
 

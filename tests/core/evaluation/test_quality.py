@@ -17,11 +17,12 @@ from zero2hero_core.cli.dataset import OBJECTS
 from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import runner, suites
 from zero2hero_core.evaluation.quality import tasks as bench_tasks
-from zero2hero_core.evaluation.quality.clips import Clip, clip_at
+from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.measures import measure
-from zero2hero_core.evaluation.quality.methods import METHODS, Spec, Tools, run_method
+from zero2hero_core.evaluation.quality.methods import METHODS, Tools, run_method
 from zero2hero_core.evaluation.quality.plan import filled, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
+from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import spread, summary
 from zero2hero_core.evaluation.quality.suites import SUITES, Suite, Table
 from zero2hero_core.files.json_file import finite
@@ -263,14 +264,14 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.fixture(scope="module")
-def blurred() -> Clip:
+def blurred() -> TaskClip:
     """Three frames of a scene, 64 px."""
     scene = Scene(split_seed("test", 0), 16, 64)
     frames, truth = (torch.stack([scene.render(i, look)[0] for i in (0, 5, 10)]) for look in (0, 1))
-    return Clip("blurred", "rendered", "", frames, truth[0], 0, None, dict(enumerate(truth)))
+    return TaskClip("blurred", "rendered", "", frames, truth[0], 0, None, dict(enumerate(truth)))
 
 
-def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(blurred: Clip) -> None:
+def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(blurred: TaskClip) -> None:
     """A smoke test of the effect (`zero2hero ablate` measures it) on truths that are blurred and have too much
     contrast, in the place of Zero-Stage's results: every frame gains, the anchor most."""
     truth = blurred.truths(range(3))

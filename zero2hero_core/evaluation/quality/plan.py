@@ -12,7 +12,7 @@ from ...checks import InputError
 from ...files.json_file import finite
 from ..dataset.task import find_tasks, read_info
 from .learned import LEARNED, why_not
-from .methods import unavailable
+from .methods import why_unavailable
 from .runner import Work
 from .statistics import Runs, summary
 from .suites import Table
@@ -42,7 +42,7 @@ def plan(table: Table, tasks: Path, amt: Path | None = None) -> Plan:
             for folder in folders[: table.clips]
         ]
         for label, spec in table.rows.items()
-        if not unavailable(spec)
+        if not why_unavailable(spec)
     }
 
 
@@ -88,7 +88,7 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]], amt: Path
             }
             for label, clips in runs.items()
         },
-        "not measured": {label: unavailable(spec) for label, spec in table.rows.items() if label not in rows},
+        "not measured": {label: why_unavailable(spec) for label, spec in table.rows.items() if label not in rows},
         "columns not measured": _unmeasured(table, every, amt),
     }
     return finite(made)

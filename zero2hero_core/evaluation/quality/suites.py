@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .measures import LPIPS, PLACES, VBENCH
-from .methods import Spec
+from .specs import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...checks import InputError
+from ...files.names import temporary_name
 
 
 @dataclass(frozen=True)
@@ -115,9 +116,10 @@ class RecipeTrainer(ABC):
             "seconds": self.seconds,
             "recipe": asdict(self._schedule),
         }
-        temporary = path.with_suffix(".part")
-        torch.save(state, temporary)
-        temporary.replace(path)
+        part = temporary_name(path)
+        with part.open("wb") as file:
+            torch.save(state, file)
+        part.replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state. Raises: InputError when it belongs to another recipe."""
