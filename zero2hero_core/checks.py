@@ -1,16 +1,31 @@
 """Errors and argument checks shared by the whole core.
 
-Every message says what was expected, what came, and what to change. The command line turns `exit_status` into its
-exit code.
+Every message says what was expected, what came, and what to change. A setting in a message is marked (`setting`), so
+that whoever shows the message can call it what the user calls it: `--size`, a widget, a keyword. The command line turns
+`exit_status` into its exit code.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+_SETTING = re.compile("\N{MATHEMATICAL LEFT ANGLE BRACKET}([a-z_]+)\N{MATHEMATICAL RIGHT ANGLE BRACKET}")
+
+
+def setting(name: str) -> str:
+    """A setting's name, marked as one, for the text of an error or a note."""
+    return f"\N{MATHEMATICAL LEFT ANGLE BRACKET}{name}\N{MATHEMATICAL RIGHT ANGLE BRACKET}"
+
+
+def worded(text: str, word: Callable[[str], str] = str) -> str:
+    """The text with every marked setting called what `word` calls it; the plain name without."""
+    return _SETTING.sub(lambda mark: word(mark[1]), text)
 
 
 class Zero2HeroError(Exception):
@@ -18,11 +33,27 @@ class Zero2HeroError(Exception):
 
     exit_status = 1
 
+    @property
+    def text(self) -> str:
+        """The message with its settings marked, for a longer message."""
+        return super().__str__()
+
+    def worded(self, word: Callable[[str], str]) -> str:
+        """The message with every setting called what `word` calls it."""
+        return worded(self.text, word)
+
+    def __str__(self) -> str:
+        return worded(self.text)
+
 
 class InputError(Zero2HeroError):
     """An argument, a file or a value from the user cannot be used."""
 
     exit_status = 2
+
+
+class Unfinished(Zero2HeroError):
+    """Work ended early; what is finished is kept, and the same work with the setting `resume` goes on there."""
 
 
 class ShapeError(InputError):

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..checks import InputError
 from ..jobs.listener import Listener
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+Request = TypeVar("Request")
+
+# Options that are called otherwise than the settings that they stand for.
+OPTIONS = {"num_inference_steps": "--steps", "guidance_scale": "--guidance", "adain_start": "--adain"}
+
+
+def option_of(name: str) -> str:
+    """The option of a setting."""
+    return OPTIONS.get(name, f"--{name.replace('_', '-')}")
+
+
+def request_of(kind: type[Request], args: argparse.Namespace, **changes: Any) -> Request:
+    """The request that the arguments make; lists become tuples. changes: values in place of those of the arguments."""
+    from ..jobs.request import make_request
+
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in vars(args).items()}
+    return make_request(kind, values | changes)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
@@ -73,39 +96,78 @@ def progress(args: argparse.Namespace) -> Any:
     )
 
 
-class Console(Listener):
-    """Tells on the terminal what a job does: notes and bars on stderr, the summary on stdout. Use it in a `with` block.
+class ConsoleListener(Listener):
+    """Prints notes and summary, shows bars on stderr, and takes Ctrl-C between steps.
 
-    Args: args: of a command, with those of `add_common`.
+    Args: args: with `quiet`. A context: the bars end with it.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
-        super().__init__()
-        self._args, self._bars, self._rows = args, progress(args), dict[str, Any]()
+    def __init__(self, args: argparse.Namespace):
+        self._args = args
+        self._bar: Any = None
+        self._tasks: dict[str, Any] = {}
+        self._asked = False
 
-    def __enter__(self) -> Console:
+    def __enter__(self) -> ConsoleListener:
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        self._bars.stop()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        self._bar, self._tasks = None, {}
+
+    def word(self, name: str) -> str:
+        """The option of a setting."""
+        return option_of(name)
 
     def note(self, text: str) -> None:
-        """Say it on stderr."""
-        super().note(text)
-        self._bars.stop()
+        """A line on stderr."""
         warn(text)
 
     def say(self, text: str) -> None:
-        """Print it, unless --quiet."""
-        self._bars.stop()
+        """A line on stdout, unless --quiet."""
         say(self._args, text)
 
-    def progress(self, part: str, done: int, total: int | None = None) -> None:
-        """Show a bar for each part."""
-        self._bars.start()
-        if part not in self._rows:
-            self._rows[part] = self._bars.add_task(part, total=total)
-        self._bars.update(self._rows[part], completed=done, total=total)
+    def progress(self, part: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """A bar for each part of the work; bars end with the part that is done."""
+        if self._bar is None:
+            self._bar = progress(self._args)
+            self._bar.start()
+        if part not in self._tasks:
+            self._tasks[part] = self._bar.add_task(part, total=total)
+        self._bar.update(self._tasks[part], completed=done, description=f"{part}, {detail}" if detail else part)
+        if done == total:
+            self._close()
+
+    def cancelled(self) -> bool:
+        """Whether Ctrl-C was pressed within `whole_steps`."""
+        return self._asked
+
+    @contextmanager
+    def whole_steps(self) -> Iterator[None]:
+        """Within the block, Ctrl-C is told by `cancelled`, so that no update is cut in two; a second one ends at
+        once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._asked:
+                raise KeyboardInterrupt
+            self._asked = True
+
+        self._asked = False
+        try:
+            before = signal.signal(signal.SIGINT, ask)
+        except ValueError:  # not the main thread: whoever runs us has other means
+            yield
+            return
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
 
 
 def output_folder(path: Path, overwrite: bool, results: Sequence[str]) -> Path:

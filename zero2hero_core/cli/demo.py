@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with job_folder(args, "demo", results(args), empty=False) as out:
         cli_shared.output_folder(args.out, args.overwrite, results(args).files)
         request = DemoRequest(args.seed, args.frames, args.size, args.steps, args.train_steps, args.overwrite)
-        with cli_shared.Console(args) as console:
+        with cli_shared.ConsoleListener(args) as console:
             report = make_demo(request, out, console)
             console.say(_summary(report, args.out))
     return report

@@ -18,6 +18,7 @@ from .. import __version__
 from ..checks import Zero2HeroError
 from ..files.json_file import write_report
 from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, tiny, zero
+from .console import option_of
 from .folder import check_report
 from .options import Parser, fill_preset
 
@@ -76,7 +77,7 @@ def _fail(args: argparse.Namespace, message: str, status: int) -> int:
 def _describe(error: Exception) -> tuple[str, int]:
     """The line to print and the exit status."""
     if isinstance(error, Zero2HeroError):
-        return str(error), error.exit_status
+        return error.worded(option_of), error.exit_status
     if isinstance(error, OSError):
         place = f"{error.filename}: " if error.filename else ""
         if error.errno in _FULL:

@@ -18,6 +18,7 @@ from ..cli.console import warn
 from ..correspondence.match import level_k, top_k_matches
 from ..files.guard import content
 from ..files.names import check_name, is_pattern
+from ..luma import LUMA
 from ..video.image_reader import image_files, image_notes, names_images
 from ..video.resize import Policy
 from ..video.source import FrameSource, open_frames, read_image, resize_frames
@@ -25,7 +26,7 @@ from ..zero_stage.stage import ZeroStageSettings
 
 TINY_SIZE = 256
 SAME_ASPECT = 0.01  # aspect ratios closer than this (relative) count as equal
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as `read_mask`
+_LUMA = torch.tensor(LUMA).view(3, 1, 1)  # as `read_mask`
 
 
 def note(notes: list[str], text: str) -> None:

@@ -1,27 +1,53 @@
-"""How a job tells what it does: notes, lines of a summary, progress; and how it is asked to stop."""
+"""What a job tells while it works."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from ..checks import worded
+
 
 class Listener:
-    """What a job tells while it works; this one is silent. Subclasses: the console, a node.
+    """Hears what a job tells, and may cancel it; this one is silent. The console and a node have their own."""
 
-    notes: what was said aloud so far, for the report.
-    """
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
+    def word(self, name: str) -> str:
+        """What the user calls a setting."""
+        return name
 
     def note(self, text: str) -> None:
-        """Say aloud what the user should know although the work goes on, and keep it."""
-        self.notes.append(text)
+        """What the user might not expect, said aloud."""
 
     def say(self, text: str) -> None:
-        """Tell a line of the summary."""
+        """A line of the summary."""
 
-    def progress(self, part: str, done: int, total: int | None = None) -> None:
-        """Tell how much of a part of the work is done."""
+    def progress(self, part: str, done: int, total: int | None = None, detail: str = "") -> None:
+        """How much of a part of the work is done. detail: a figure that changes on the way."""
+
+    def preview(self, picture: torch.Tensor) -> None:
+        """A picture (3, H, W) in [0, 1] of the work so far."""
 
     def cancelled(self) -> bool:
-        """Whether the work is to stop."""
+        """Whether to stop; a job asks between steps."""
         return False
+
+    @contextmanager
+    def whole_steps(self) -> Iterator[None]:
+        """Within the block a wish to stop is told by `cancelled`, so that no step is cut in two."""
+        yield
+
+
+class Notes(list[str]):
+    """The notes of one job, each told to its listener; for the report."""
+
+    def __init__(self, listener: Listener):
+        super().__init__()
+        self._listener = listener
+
+    def add(self, text: str) -> None:
+        """Tell and keep a note; its settings are called what the user calls them."""
+        text = worded(text, self._listener.word)
+        self.append(text)
+        self._listener.note(text)

@@ -204,12 +204,12 @@ def table() -> Table:
 
 
 def table_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The table, planned and filled with figures."""
+    """The table, planned and fill_table with figures."""
     monkeypatch.setattr(planning, "find_tasks", lambda folder: [folder / "clip-0000"])
     rows = planning.plan(table(), tmp_path)
     run = {"key": {"frames": [0, 1]}, "name": "clip-0000", "anchor": 0, "commit": "abc1234", "curve": {}}
     run |= {"values": {"psnr": {"0": 99.0, "1": 20.0}}, "seconds": {"total": 6.0}}
-    return planning.filled(table(), rows, {planning.name_of(work): run for work in planning.unique({"": rows})})
+    return planning.fill_table(table(), rows, {planning.name_of(work): run for work in planning.unique({"": rows})})
 
 
 def test_a_row_that_cannot_run_here_is_named_below_its_table(

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.evaluation.quality.rendered import evaluate_clip, rgb_matches, summarise
+from zero2hero_core.evaluation.bundled import summarise
+from zero2hero_core.evaluation.quality.rendered import evaluate_clip, rgb_matches
 from zero2hero_core.metrics.psnr import psnr
 from zero2hero_core.tiny.autoencoder import fit_patch_autoencoder
 from zero2hero_core.tiny.recipe.pairs import (

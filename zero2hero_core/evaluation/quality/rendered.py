@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from ...backbones.sd.unet import UNetBackbone
 from ...correspondence.match import Correspondence
 from ...metrics.psnr import pck, psnr
-from ...tiny.scenes.scene import Scene, split_seed
+from ...tiny.scenes.scene import Scene
 from ...zero_stage.settings import ZeroStageSettings
 from ...zero_stage.stage import ZeroStage
 from .clips import TaskClip
@@ -165,7 +165,6 @@ def evaluate_clip(
         outcome = run_method(tools, clip, spec, result.frames)
         result.pictures[name] = outcome.pictures
         result.seconds |= {f"{name} {part}": seconds for part, seconds in outcome.seconds.items()}
-        progress(name, len(frames))
     result.seconds = stage.seconds | result.seconds
     measure_matches(result, clip)
     places = [place for place, frame in enumerate(result.frames) if frame != clip.anchor]
@@ -177,37 +176,3 @@ def evaluate_clip(
         result.psnr_frame[name] = psnr(pictures[places], truth)
     result.autoencoder = float(psnr(backbone.decode(backbone.encode(truth)).cpu(), truth).mean())
     return result
-
-
-def evaluate_split(
-    backbone: UNetBackbone,
-    split: str,
-    clips: int,
-    *,
-    frames: Sequence[int] = (5, 10, 15),
-    size: int = 256,
-    first: int = 0,
-    settings: ZeroStageSettings | None = None,
-    methods: Sequence[str] = tuple(METHODS),
-    progress: Callable[[int], object] = lambda clip: None,
-) -> list[dict[str, float]]:
-    """One row of measures per clip, for clips `first`, `first` + 1, ... of a split (sixteen frames each, anchor 0)."""
-    rows = []
-    for index in range(first, first + clips):
-        scene = Scene(split_seed(split, index), 16, size)
-        row = evaluate_clip(backbone, scene, frames, settings=settings, methods=methods).row()
-        rows.append({"clip": float(index)} | row)
-        progress(index)
-    return rows
-
-
-def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation over clips, and minimum of every measure."""
-    summary = {}
-    for name in rows[0]:
-        if name == "clip":
-            continue
-        values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
-        spread = float(values.std()) if len(values) > 1 else 0.0
-        summary[name] = {"mean": float(values.mean()), "std": spread, "min": float(values.min())}
-    return summary

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from ...files.names import temporary_name
 from ...files.tensor_file import write_tensors
-from ..revision import revision
+from ..making import revision
 from .clips import TaskClip, clip_at
 from .learned import Networks, measure_learned, possible
 from .measures import measure
@@ -123,7 +123,7 @@ class Bench:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from ...hero_stage.sampling import RestoreSettings
-from ...hero_stage.training.pairs import MODES
 from ...hero_stage.training.trainer import HeroSettings
+from ...paper import MODES
 from ...zero_stage.settings import ZeroStageSettings
 from .clips import TaskClip
 

@@ -15,12 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...backbones.flux.dit import DiTBackbone
 from ...hero_stage.lora.adapters import HeroLoRA, LoRASpec
 from ...hero_stage.sampling import KINDS, RestoreSettings, run_conditions
-from ..making import facts
 from .clocks import Clock
 from .hero_concatenated import peft_condition_lora
 from .hero_straightforward import plain_loss, plain_restore
 from .real_sizes import empty_backbone
-from .speed_settings import COUNTED, HeroSpeed
+from .speed_settings import COUNTED, HeroSpeed, facts
 
 
 def count(run: Callable[[], Any]) -> int:
