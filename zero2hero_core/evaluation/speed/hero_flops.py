@@ -26,7 +26,7 @@ def count(run: Callable[[], Any]) -> int:
     """Multiply-adds of matrix products and attention in a run (torch counts each as two operations)."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def count_training(backbone: DiTBackbone, grid: tuple[int, int], *, rank: int, draws: int) -> dict[str, float]:
