@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..zero2hero_core.paper import MODES
 from .convert.pictures import to_host
 from .host.services import io
 from .host.sockets import CATEGORY, HeroLora
 from .work.hero_sockets import AS_LOADED, WEIGHTS, clip_inputs, sockets
-
-MODES = ["explicit", "implicit", "zero-ref", "tgt-ref"]
 
 
 def _pair_inputs() -> list[io.Input]:
@@ -18,7 +17,7 @@ def _pair_inputs() -> list[io.Input]:
         io.Int.Input("anchor_index", default=0, min=0, max=999_999, tooltip="Place of the edited frame, from 0."),
         io.Combo.Input(
             "mode",
-            options=MODES,
+            options=list(MODES),
             default="explicit",
             tooltip="What is learned from. explicit (best): Zero-Stage frame and original together. implicit: also "
             "from zero_anchor_frames. zero-ref: the Zero-Stage frame alone. tgt-ref: the original alone.",

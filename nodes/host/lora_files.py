@@ -35,7 +35,7 @@ class HeroLora:
     def kinds(self, count: int) -> tuple[str, ...]:
         """What its `count` conditions show. Raises: InputError for a mode that this version does not know."""
         from ...zero2hero_core.hero_stage.sampling import KINDS
-        from ...zero2hero_core.hero_stage.training.pairs import MODES
+        from ...zero2hero_core.paper import MODES
 
         if self.metadata is None:
             return KINDS[:count]  # the order of the conditions in the authors' files

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import json
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..checks import InputError
 from ..evaluation.speed.memory_cases import MemoryCases
 from ..evaluation.speed.speed_settings import COUNTED, DTYPES, MODELS, HeroSpeed, ZeroSpeed, defaults
-from ..files.json_file import write_json
-from ..files.lock import locked_folder
-from . import console as cli_shared
+from .console import ConsoleListener, add_common
 from .options import whole
 
 SPEED = """\
@@ -44,7 +39,7 @@ def add_parsers(commands: Any) -> None:
     speed = commands.add_parser("speed", help="seconds against a straightforward rendering", epilog=SPEED)
     speed.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and of results")
     _add_speed_options(speed)
-    cli_shared.add_common(speed)
+    add_common(speed)
     speed.set_defaults(func=run_speed)
     memory = commands.add_parser("memory", help="memory of training at real sizes", epilog=MEMORY)
     memory.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and of results")
@@ -55,7 +50,7 @@ def add_parsers(commands: Any) -> None:
     memory.add_argument("--count", action="store_true", help="count with tensors without content too (minutes)")
     memory.add_argument("--measure", action="store_true", help="run the step on random weights too (needs a GPU)")
     memory.add_argument("--device", choices=("cpu", "cuda"), default="cuda", help="for --measure (default: cuda)")
-    cli_shared.add_common(memory)
+    add_common(memory)
     memory.set_defaults(func=run_memory)
 
 
@@ -89,43 +84,14 @@ def _add_speed_options(speed: argparse.ArgumentParser) -> None:
 def run_speed(args: argparse.Namespace) -> dict[str, Any]:
     """Time, store, write the page; returns the rows. A row whose sides do not compute the same is a problem and is not
     stored."""
-    started = time.perf_counter()
-    jobs = _jobs(args)
-    _check_cuda("--device cuda", args.device)
-    with locked_folder(args.out, "zero2hero bench speed"):
-        return _run_speed(args, jobs, started)
+    cases = tuple(_cases(args))
+    from ..evaluation.bench_speed import SpeedRequest, make_speed
+
+    with ConsoleListener(args) as console:
+        return make_speed(SpeedRequest(args.out, cases, args.count), console)
 
 
-def _run_speed(args: argparse.Namespace, jobs: Sequence[ZeroSpeed | HeroSpeed], started: float) -> dict[str, Any]:
-    from ..evaluation.page import stored
-    from ..evaluation.page.report_speed import row_text
-    from ..evaluation.speed.agreement import disagreement
-    from ..evaluation.speed.hero_flops import counted_rows
-    from ..evaluation.speed.hero_speed import hero_rows
-    from ..evaluation.speed.zero_speed import counted_rows as counted_zero_rows
-    from ..evaluation.speed.zero_speed import zero_rows
-
-    cli_shared.output_folder(args.out / "results", overwrite=True, results=())
-    report: dict[str, Any] = {"command": "bench speed", "rows": [], "problems": []}
-
-    def tell(row: dict[str, Any]) -> None:
-        cli_shared.say(args, row_text(row))
-        if wrong := disagreement(row):
-            report["problems"].append(wrong)
-
-    place = COUNTED if args.count else args.device
-    for settings in jobs:
-        if isinstance(settings, ZeroSpeed):
-            part, rows = "zero", counted_zero_rows(settings, tell) if args.count else zero_rows(settings, tell)
-        else:
-            part, rows = "hero", counted_rows(settings, tell) if args.count else hero_rows(settings, tell)
-        path = args.out / "results" / f"speed_{part}_{settings.model}_{place}.json"
-        write_json(path, stored.join_speed(_known(path), [row for row in rows if not disagreement(row)]))
-        report["rows"] += rows
-    return _finish(args, report, started)
-
-
-def _jobs(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
+def _cases(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
     """What to time: each stage that is asked for on each model that it has. Raises: InputError when that is nothing."""
     if args.count and args.blocks:
         raise InputError("--count: counts whole models, got --blocks.")
@@ -138,20 +104,19 @@ def _jobs(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
     return [_zero_settings(args, model) if part == "zero" else _hero_settings(args, model) for part, model in cases]
 
 
-def _given(args: argparse.Namespace, model: str, names: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
-    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
-    chosen = {name: known[name] for name in names} | given
+def _values(args: argparse.Namespace, model: str, names: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
+    chosen = {name: known[name] if getattr(args, name) is None else getattr(args, name) for name in names}
     return {"model": model, "device": args.device, "sizes": tuple(args.size or known["sizes"]), **chosen}
 
 
 def _zero_settings(args: argparse.Namespace, model: str) -> ZeroSpeed:
     names = ("frames", "steps", "turns", "threads", "seed", "k", "ensemble", "batch")
-    return ZeroSpeed(**_given(args, model, names, defaults("zero", model, COUNTED if args.count else args.device)))
+    return ZeroSpeed(**_values(args, model, names, defaults("zero", model, COUNTED if args.count else args.device)))
 
 
 def _hero_settings(args: argparse.Namespace, model: str) -> HeroSpeed:
     known = defaults("hero", model, args.device)
-    chosen = _given(args, model, ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks"), known)
+    chosen = _values(args, model, ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks"), known)
     training = known["training"]
     if args.size or args.draws:
         training = tuple((size, draws) for size in chosen["sizes"] for draws in args.draws or (1,))
@@ -159,46 +124,17 @@ def _hero_settings(args: argparse.Namespace, model: str) -> HeroSpeed:
     return HeroSpeed(**{**chosen, "blocks": blocks, "training": training})
 
 
-def _check_cuda(option: str, device: str) -> None:
-    """Raises: InputError where there is no GPU."""
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"{option}: expected a CUDA device, found none here.")
-
-
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
     """Compute, count or measure, store, write the page; returns the report."""
-    from ..evaluation.page import stored
-    from ..evaluation.page.report_speed import memory_text
-    from ..evaluation.speed.hero_memory import memory_report
+    from ..evaluation.bench_speed import MemoryRequest, make_memory
 
-    started = time.perf_counter()
-    if args.measure:
-        if args.device == "cpu":
-            raise InputError("--measure: expected --device cuda, got cpu; without --measure figures are computed.")
-        _check_cuda("--measure", args.device)
-    cases = _memory_cases(args)
-    with locked_folder(args.out, "zero2hero bench memory"):
-        cli_shared.output_folder(args.out / "results", overwrite=True, results=())
-        report = memory_report(cases, lambda row: cli_shared.say(args, memory_text(row)))
-        path = args.out / "results" / f"memory_{cases.kind}.json"
-        write_json(path, stored.join_memory(_known(path), report))
-        return _finish(args, {"command": "bench memory", **report}, started)
+    if args.measure and args.device == "cpu":
+        raise InputError("--measure: expected --device cuda, got cpu; without --measure figures are computed.")
+    with ConsoleListener(args) as console:
+        return make_memory(MemoryRequest(args.out, _memory_cases(args)), console)
 
 
 def _memory_cases(args: argparse.Namespace) -> MemoryCases:
-    given = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
-    chosen = {name: tuple(value) for name, value in given.items() if value}
+    several = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
+    chosen = {name: tuple(values) for name, values in several.items() if values}
     return MemoryCases(**chosen, count=args.count, measure=args.measure, device=args.device)
-
-
-def _known(path: Path) -> dict[str, Any] | None:
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-
-
-def _finish(args: argparse.Namespace, report: dict[str, Any], started: float) -> dict[str, Any]:
-    from ..evaluation.page.report import write_page
-
-    write_page(args.out)
-    return report | {"seconds": {"total": round(time.perf_counter() - started, 1)}}

@@ -7,19 +7,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..checks import InputError
-from .console import warn
-from .dataset_job import DatasetJob, add_output_options
+from ..evaluation.dataset.requests import ALL_EDITS, GENERAL_EDITS, OBJECTS
+from .console import ConsoleListener, add_common
 from .options import add_frame_options, whole
 
 if TYPE_CHECKING:
-    from ..evaluation.dataset.info import TaskInfo
-    from ..video.source import FrameSource
+    from ..evaluation.dataset.requests import ChosenFrames, TaskRequest
+    from ..files.guard import Results
 
-GENERAL_EDITS = ("retexture", "style")
-OBJECTS = ("car", "teapot", "dog", "house", "chair")
-ALL_EDITS = ("tint", "recolour", *GENERAL_EDITS)
-RENDERED_FPS = 8
 EXAMPLES = """\
 Every task is a folder: content (the clip), style (the edited anchor), mask, target (the truth), task.json. zero.json
 beside them lists all tasks as the authors' Zero-Stage reads them (its data folder is _input/_data).
@@ -58,19 +53,19 @@ def add_parser(subparsers: Any) -> None:
     rendered.add_argument(
         "--edits", nargs="+", choices=ALL_EDITS, default=list(ALL_EDITS), help="kinds of edits (default: all)"
     )
-    rendered.set_defaults(func=run_rendered)
+    rendered.set_defaults(func=run_scenes, whole_truth=True)
     general = commands.add_parser(
         "general", help="rendered scenes whose pattern or style changes; truth on the anchor only"
     )
     _add_scene_options(general)
-    general.set_defaults(func=run_general, edits=list(GENERAL_EDITS))
+    general.set_defaults(func=run_scenes, edits=list(GENERAL_EDITS), whole_truth=False)
     blender = commands.add_parser(
         "blender", help="objects rendered with Blender in two appearances; truth on all frames"
     )
     _add_blender_options(blender)
     blender.set_defaults(func=run_blender)
     for command in (colorize, clip, rendered, general, blender):
-        add_output_options(command)
+        _add_output_options(command)
 
 
 def _add_clip_options(parser: argparse.ArgumentParser) -> None:
@@ -105,149 +100,69 @@ def _add_blender_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_output_options(parser: argparse.ArgumentParser) -> None:
+    output = parser.add_argument_group("output")
+    output.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the data set")
+    again = output.add_mutually_exclusive_group()
+    again.add_argument("--resume", action="store_true", help="keep the tasks that are made already")
+    again.add_argument("--overwrite", action="store_true", help="replace tasks of the same name")
+    add_common(parser)
+    parser.set_defaults(results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What every command of these writes in --out, beside the folder of a task, whose name is known later."""
+    from ..evaluation.dataset.making import RESULTS
+
+    return RESULTS
+
+
 def run_colorize(args: argparse.Namespace) -> dict[str, Any]:
     """Write one colorization task; returns the report."""
-    from ..evaluation.dataset.kinds import write_colorization
+    from ..evaluation.dataset.requests import ColorizationRequest
 
-    frames = _open_clip(args)
-    info = _clip_info(args, "colorization", "colour", frames, tuple(range(len(frames))))
-    with DatasetJob(args, info.frames) as job:
-        job.make(info, write_colorization, frames)
-    return job.report()
+    return _make(args, ColorizationRequest(**_output(args), clip=_clip(args), name=args.name, anchor=args.anchor))
 
 
 def run_clip(args: argparse.Namespace) -> dict[str, Any]:
     """Write one general-edit task from the user's clip and reference; returns the report."""
-    from ..evaluation.dataset.kinds import write_general
-    from ..jobs.state import file_digest
-    from ..video.resize import resize_frames
-    from ..video.source import read_image
+    from ..evaluation.dataset.requests import GeneralEditRequest
 
-    frames, reference = _open_clip(args), read_image(args.reference)
-    info = _clip_info(args, "general-edit", args.appearance, frames, None, file_digest(args.reference))
-    (height, width), (h, w) = frames.size_hw, reference.shape[-2:]
-    if abs((w * height) / (h * width) - 1) > 0.01:
-        raise InputError(
-            f"--reference: expected the frames' aspect ratio ({width} x {height}), got {w} x {h}; edit the anchor "
-            "without cropping it."
-        )
-    reference = resize_frames(reference[None], frames.size_hw)[0]
-    with DatasetJob(args, info.frames) as job:
-        job.make(info, write_general, frames, reference)
-    return job.report()
+    edit = {"reference": args.reference, "anchor": args.anchor, "appearance": args.appearance}
+    return _make(args, GeneralEditRequest(**_output(args), clip=_clip(args), name=args.name, **edit))
 
 
-def run_rendered(args: argparse.Namespace) -> dict[str, Any]:
-    """Write rendered tasks with truth on all frames; returns the report."""
-    return _run_scenes(args, "color-edit", tuple(range(args.frames)))
+def run_scenes(args: argparse.Namespace) -> dict[str, Any]:
+    """Write rendered tasks; returns the report."""
+    from ..evaluation.dataset.requests import ScenesRequest
 
-
-def run_general(args: argparse.Namespace) -> dict[str, Any]:
-    """Write rendered tasks with truth on the anchor only; returns the report."""
-    return _run_scenes(args, "general-edit", (0,))
+    scenes = {name: getattr(args, name) for name in ("clips", "first", "split", "size", "frames", "whole_truth")}
+    return _make(args, ScenesRequest(**_output(args), **scenes, edits=tuple(args.edits)))
 
 
 def run_blender(args: argparse.Namespace) -> dict[str, Any]:
     """Render the objects in a Blender process, write a task for each; returns the report."""
-    from ..evaluation.blender.job import RenderJob
-    from ..evaluation.blender.render import task_info, write_clip
+    from ..evaluation.dataset.requests import BlenderRequest
 
-    with DatasetJob(args, args.frames * len(args.objects)) as job:
-        for name in args.objects:
-            render = RenderJob(name, args.size, args.frames, args.samples, args.threads, args.seed)
-            job.make(task_info(render), write_clip, render, args.python, resume=args.resume, overwrite=args.overwrite)
-    return job.report()
+    names = ("size", "frames", "samples", "seed", "threads", "python")
+    chosen = {name: getattr(args, name) for name in names}
+    return _make(args, BlenderRequest(**_output(args), objects=tuple(args.objects), **chosen))
 
 
-def _run_scenes(args: argparse.Namespace, kind: str, truth_frames: tuple[int, ...]) -> dict[str, Any]:
-    from fractions import Fraction
-    from itertools import count
-
-    from ..evaluation.dataset.info import TaskInfo
-    from ..evaluation.dataset.kinds import write_rendered
-    from ..tiny.scenes.scene import Scene, split_seed
-
-    with DatasetJob(args, args.frames * args.clips) as job:
-        for index in count(args.first):
-            if len(job.tasks) == args.clips:
-                break
-            scene = Scene(split_seed(args.split, index), args.frames, args.size)
-            if scene.edit not in args.edits:
-                continue
-            info = TaskInfo(
-                kind=kind,
-                name=f"{kind}-{args.split}-{index:04d}",
-                appearance=scene.edit,
-                anchor=0,
-                frames=args.frames,
-                size_hw=(args.size, args.size),
-                fps=Fraction(RENDERED_FPS),
-                truth_frames=truth_frames,
-                has_masks=True,
-                has_correspondence=True,
-                seed=scene.seed,
-                source={"renderer": "zero2hero scenes", "split": args.split, "index": index, "edit": scene.edit},
-            )
-            job.make(info, write_rendered, scene)
-    return job.report()
+def _output(args: argparse.Namespace) -> dict[str, Any]:
+    return {"out": args.out, "resume": args.resume, "overwrite": args.overwrite}
 
 
-def _open_clip(args: argparse.Namespace) -> FrameSource:
-    from ..jobs.clip import check_paths
-    from ..video.source import open_frames
+def _clip(args: argparse.Namespace) -> ChosenFrames:
+    from ..evaluation.dataset.requests import ChosenFrames
 
-    check_paths(args.video)
-    source = open_frames(
-        args.video,
-        start=args.start,
-        stop=args.stop,
-        stride=args.stride,
-        maximum=args.max_frames,
-        size=args.size,
-        policy=args.policy,
-    )
-    for text in source.notes:
-        warn(text)
-    return source
+    chosen = {name: getattr(args, name) for name in ("video", "start", "stop", "stride", "size", "policy")}
+    return ChosenFrames(**chosen, maximum=args.max_frames)
 
 
-def _clip_info(
-    args: argparse.Namespace,
-    kind: str,
-    appearance: str,
-    frames: FrameSource,
-    truth_frames: tuple[int, ...] | None,
-    reference: str | None = None,
-) -> TaskInfo:
-    """What the task of a user's clip is; `truth_frames` None means the anchor only."""
-    from ..evaluation.dataset.info import TaskInfo, clip_name
-    from ..jobs.state import file_digest
+def _make(args: argparse.Namespace, request: TaskRequest) -> dict[str, Any]:
+    from ..evaluation.dataset.making import make_tasks
+    from ..jobs.folder import readings
 
-    indices = [frames.index_of(place) for place in range(len(frames))]
-    anchor = indices[0] if args.anchor is None else args.anchor
-    if anchor not in indices:
-        raise InputError(
-            f"--anchor: expected one of the chosen frames ({indices[0]} to {indices[-1]}, stride {args.stride}), got "
-            f"{anchor}."
-        )
-    place = indices.index(anchor)
-    source = {
-        "clip": Path(args.video).name,
-        "clip sha256": file_digest(args.video),
-        "start": indices[0],
-        "stride": args.stride,
-        "policy": args.policy,
-    }
-    return TaskInfo(
-        kind=kind,
-        name=args.name or clip_name(args.video),
-        appearance=appearance,
-        anchor=place,
-        frames=len(frames),
-        size_hw=frames.size_hw,
-        fps=frames.fps,
-        truth_frames=(place,) if truth_frames is None else truth_frames,
-        has_masks=False,
-        has_correspondence=False,
-        source=source | ({"reference sha256": reference} if reference else {}),
-    )
+    with ConsoleListener(args) as console:
+        return make_tasks(request, console, readings(vars(args)))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..paper import MODES
 from .options import number_list, whole
-
-MODES = ("explicit", "implicit", "zero-ref", "tgt-ref")
 
 
 def add_hero_model_options(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +36,7 @@ def add_hero_weight_options(model: argparse._ArgumentGroup) -> None:
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The training; defaults that are not named suit the model."""
     group = parser.add_argument_group("training", "Where no default is told it is what suits the model.")
-    group.add_argument("--mode", choices=MODES, default="explicit", help="which pairs are trained on")
+    group.add_argument("--mode", choices=tuple(MODES), default="explicit", help="which pairs are trained on")
     group.add_argument("--rank", type=whole(1), metavar="N", help="of the LoRA: more learns more and takes more memory")
     group.add_argument("--alpha", type=float, metavar="X", help="factor alpha / rank on the LoRA (default: the rank)")
     group.add_argument("--lora-layers", nargs="+", default=(), metavar="L", help="some of q k v out (default: all)")

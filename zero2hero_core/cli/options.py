@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from .. import paper
 from ..checks import InputError
 from .console import tokens
 
@@ -165,26 +166,10 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
     match.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the feature noise")
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {
-        "timestep": 261,
-        "block": 1,
-        "ensemble": 8,
-        "adain_start": True,
-        "track": False,
-        "rank": 128,
-        "learning_rate": 1e-4,
-        "decay": False,
-        "pairs": 1,
-        "draws": 1,
-        "crop": 1.0,
-        "light": 0.0,
-        "shift": 0,
-        "high_noise": 0.0,
-        "sample_steps": 25,
-        "samples": 1,
-    }
-}
+# settings that have another name as an option
+_OPTIONS = {"batch": "pairs", "num_inference_steps": "sample_steps"}
+_HERO_PAPER = {_OPTIONS.get(name, name): value for name, value in (paper.TRAINING | paper.RESTORING).items()}
+PRESETS: dict[str, dict[str, Any]] = {"paper": paper.ZERO | _HERO_PAPER}
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:
@@ -202,7 +187,7 @@ def fill_preset(args: argparse.Namespace) -> None:
     given = vars(args)
     values = PRESETS.get(given.get("preset", "model"), {})
     if values and "train_steps" in given:
-        values = values | {"train_steps": 400 if given["mode"] == "explicit" else 600}
+        values = values | {"train_steps": paper.training_steps(given["mode"])}
     given |= {name: value for name, value in values.items() if name in given and given[name] is None}
 
 

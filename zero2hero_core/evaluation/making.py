@@ -1,29 +1,14 @@
-"""What figures say of their making: commit, machine, settings, date."""
+"""What figures say of their making: commit, machine, date."""
 
 from __future__ import annotations
 
 import os
 import platform
+import subprocess
 from datetime import datetime, timezone
+from functools import cache
+from pathlib import Path
 from typing import Any
-
-from .revision import revision
-from .speed.clocks import Clock
-from .speed.speed_settings import HeroSpeed, ZeroSpeed
-
-
-def facts(part: str, settings: ZeroSpeed | HeroSpeed, clock: Clock) -> dict[str, Any]:
-    """What every row of a report says of its making."""
-    return {
-        "part": part,
-        "model": settings.model,
-        "device": settings.device,
-        "settings": settings.told,
-        "clock": clock.kind,
-        "machine": machine(settings.device),
-        "commit": revision(),
-        "date": now(),
-    }
 
 
 def now() -> str:
@@ -37,11 +22,27 @@ def machine(device: str = "cpu") -> dict[str, Any]:
     import peft
     import torch
 
-    found: dict[str, Any] = {"cpu": platform.machine(), "cpu_count": os.cpu_count()}
-    found |= {"threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__}
-    found |= {"diffusers": diffusers.__version__, "peft": peft.__version__}
+    facts: dict[str, Any] = {"cpu": platform.machine(), "cpu_count": os.cpu_count()}
+    facts |= {"threads": torch.get_num_threads(), "python": platform.python_version(), "torch": torch.__version__}
+    facts |= {"diffusers": diffusers.__version__, "peft": peft.__version__}
     if hasattr(os, "getloadavg"):
-        found["load_average"] = os.getloadavg()[0]
+        facts["load_average"] = os.getloadavg()[0]
     if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(device)
-    return found
+        facts["gpu"] = torch.cuda.get_device_name(device)
+    return facts
+
+
+@cache
+def revision() -> str:
+    """The commit of the checkout that runs, with a + where it was changed; "unknown" outside one."""
+    here = Path(__file__).resolve().parents[2]
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = git("status", "--porcelain", "--untracked-files=no", "zero2hero_core")
+        return git("rev-parse", "--short", "HEAD") + ("+" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

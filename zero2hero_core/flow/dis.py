@@ -13,9 +13,8 @@ from typing import Any
 import torch
 
 from ..checks import InputError
+from ..luma import LUMA
 from .warp import check_flow_pair
-
-_LUMA = (0.299, 0.587, 0.114)
 
 
 def dis_flow(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -45,5 +44,5 @@ def opencv() -> Any:
 
 def _luma(picture: torch.Tensor) -> Any:
     """(3, H, W) -> array (H, W) uint8."""
-    grey = torch.einsum("chw,c->hw", picture.detach().to("cpu", torch.float32).clamp(0, 1), torch.tensor(_LUMA))
+    grey = torch.einsum("chw,c->hw", picture.detach().to("cpu", torch.float32).clamp(0, 1), torch.tensor(LUMA))
     return grey.mul(255).round().to(torch.uint8).contiguous().numpy()

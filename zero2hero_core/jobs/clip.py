@@ -11,6 +11,7 @@ import torch
 
 from ..checks import InputError, setting
 from ..files.names import is_pattern
+from ..luma import LUMA
 from ..video.image_reader import image_notes, names_images
 from ..video.resize import Policy
 from ..video.source import FrameSource, open_frames, read_image, resize_frames
@@ -19,7 +20,7 @@ from .listener import Notes
 TINY_SIZE = 256  # what the tiny models were made for
 SAME_ASPECT = 0.01  # aspect ratios closer than this (relative) count as equal
 SAME_PICTURE = 4.01 / 255  # pictures that differ nowhere by more count as equal
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as `read_mask`
+_LUMA = torch.tensor(LUMA).view(3, 1, 1)  # as `read_mask`
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..backbones.flux.dit import TINY, DiTBackbone, PlainCodec, TextEmbedding
 from ..checks import InputError
-from ..files.names import temporary_name
+from ..files.tensor_file import write_tensors
 from .autoencoder import PatchAutoencoder
 from .unet import load_tiny, weights_folder
 
@@ -69,10 +69,8 @@ def as_dit_backbone(transformer: Any, autoencoder: PatchAutoencoder | None = Non
 def save_dit(folder: Path, transformer: Any, metadata: dict[str, str]) -> None:
     """Write the transformer to `folder` in half precision, through a temporary file."""
     folder.mkdir(parents=True, exist_ok=True)
-    part = temporary_name(folder / DIT_FILE)
     tensors = {name: tensor.detach().half().contiguous() for name, tensor in transformer.state_dict().items()}
-    save_file(tensors, part, metadata)
-    part.replace(folder / DIT_FILE)
+    write_tensors(folder / DIT_FILE, tensors, metadata)
 
 
 def load_tiny_dit(folder: Path | None = None, device: str | torch.device = "cpu") -> DiTBackbone:

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from ..backbones.sd.unet import UNetBackbone
 from ..checks import InputError
 from ..diffusion.ddim import stable_diffusion_alphas
-from ..files.names import temporary_name
+from ..files.tensor_file import write_tensors
 from .autoencoder import PatchAutoencoder
 
 CONTEXT = (4, 32)  # tokens and width of the (all-zero) empty prompt
@@ -68,9 +68,7 @@ def save_weights(folder: Path, unet: Any, autoencoder: PatchAutoencoder, metadat
         AUTOENCODER_FILE: {name: tensor.detach().contiguous() for name, tensor in autoencoder.state_dict().items()},
     }
     for name, tensors in parts.items():
-        part = temporary_name(folder / name)
-        save_file(tensors, part, metadata)
-        part.replace(folder / name)
+        write_tensors(folder / name, tensors, metadata)
 
 
 def load_tiny(folder: Path | None = None, device: str | torch.device = "cpu") -> UNetBackbone:

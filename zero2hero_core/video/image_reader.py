@@ -16,6 +16,7 @@ from PIL import Image, ImageOps
 
 from ..checks import InputError
 from ..files.names import check_name, is_pattern, matching_files
+from ..luma import LUMA
 from .decode import composite, frame_to_rgb
 from .image_colour import ProfileError, profile_mode, to_srgb
 
@@ -104,7 +105,7 @@ def read_mask(path: str | os.PathLike[str]) -> torch.Tensor:
 
     Colour becomes BT.601 luma; transparent pixels count as black. Raises: InputError as `read_image`.
     """
-    weights = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(3, 1, 1)
+    weights = torch.tensor(LUMA, dtype=torch.float64).view(3, 1, 1)
     return (read_image(path).double() * weights).sum(0, keepdim=True).clamp_(0, 1).float()
 
 

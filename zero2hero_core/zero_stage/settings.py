@@ -6,14 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from .. import paper
 from ..checks import InputError, check_range
 from ..correspondence.match import ADAPTIVE_MAX
 
 LAYERS = tuple(range(3, 12))
-
-
-# where a model advises nothing
-PAPER = {"timestep": 261, "block": 1, "ensemble": 8, "adain_start": True, "track": False}
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,7 @@ class ZeroStageSettings:
 
     def resolve(self, advice: Mapping[str, Any]) -> ZeroStageSettings:
         """The same settings with what is left open filled in from a model's advice (`UNetSurface.recommended`)."""
-        known = PAPER | {name: value for name, value in advice.items() if name in PAPER}
+        known = paper.ZERO | {name: value for name, value in advice.items() if name in paper.ZERO}
         if self.neighbourhood is not None or self.k == -1:
             known["track"] = False
         return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})

@@ -17,18 +17,18 @@ from zero2hero_core.checks import InputError
 from zero2hero_core.cli import main as cli
 from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import learned, runner, suites
-from zero2hero_core.evaluation.quality.clips import Clip, clip_at
+from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.learned import LEARNED, Networks, measure_learned
 from zero2hero_core.evaluation.quality.measures import BETTER_LOW
-from zero2hero_core.evaluation.quality.methods import Spec
-from zero2hero_core.evaluation.quality.plan import filled, name_of, plan, unique
+from zero2hero_core.evaluation.quality.plan import fill_table, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
+from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import clip_means
 from zero2hero_core.evaluation.quality.suites import OF_METHODS, QUALITY, SUITES, TEMPORAL, Suite, Table
 from zero2hero_core.metrics.learned import lpips, motion_smoothness, subject_consistency
 
 FRAMES = 4
-SCENES = ("--size", "64", "--frames", str(FRAMES))
+SCENES = {"size": 64, "frames": FRAMES}
 ROWS = {"Original": Spec("identity"), "Swap": Spec("pixel swap", {"ensemble": 1, "track": False})}
 GENERATOR = torch.Generator().manual_seed(0)
 FILTERS, DIRECTIONS = torch.randn(5, 3, 4, 4, generator=GENERATOR), torch.randn(3 * 8 * 8, 6, generator=GENERATOR)
@@ -56,7 +56,24 @@ def mean_of_two(before: torch.Tensor, after: torch.Tensor) -> torch.Tensor:
 def tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A rendered clip of four frames."""
     folder = tmp_path_factory.mktemp("bench") / "tasks"
-    assert cli.main(["dataset", "rendered", "--clips", "1", *SCENES, "--out", str(folder), "--quiet"]) == 0
+    assert (
+        cli.main(
+            [
+                "dataset",
+                "rendered",
+                "--clips",
+                "1",
+                "--size",
+                "64",
+                "--frames",
+                str(FRAMES),
+                "--out",
+                str(folder),
+                "--quiet",
+            ]
+        )
+        == 0
+    )
     return folder
 
 
@@ -112,7 +129,7 @@ def bench_quality(tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     return go
 
 
-def direct(clip: Clip, pictures: torch.Tensor) -> dict[str, list[float]]:
+def direct(clip: TaskClip, pictures: torch.Tensor) -> dict[str, list[float]]:
     """The measures by their own functions, for frames and pairs in order."""
     truth = clip.truths(range(FRAMES))
     return {
@@ -136,7 +153,7 @@ def test_values_are_those_of_the_measures_own_functions(tasks: Path, give: Calla
     assert loaded == ["AlexNet", "DINO", "AMT"]  # once
     some = measure_learned(networks, clip, clip.frames[[1, 3]], [1, 3], LEARNED)  # the others need the whole clip
     assert some == {name: {index: got[name][index] for index in (1, 3)} for name in ("lpips", "lpips authors")}
-    few = Clip("few", "general", "", clip.frames[:2], clip.reference, 0, None, {})
+    few = TaskClip("few", "general", "", clip.frames[:2], clip.reference, 0, None, {})
     assert list(measure_learned(networks, few, few.frames, [0, 1], LEARNED)) == ["subject consistency"]
 
 
@@ -235,7 +252,7 @@ def test_rows_of_which_only_some_have_them(tasks: Path, give: Callable[..., list
     run |= {"values": {"psnr": {"1": 20.0}}, "seconds": {"total": 6.0}}
     found = {name_of(rows["Swap"][0][0]): run}
     found[name_of(rows["Original"][0][0])] = run | {"values": {"psnr": {"1": 19.0}, "lpips": {"1": 0.25}}}
-    made = filled(table(measures=("psnr", "lpips")), rows, found)
+    made = fill_table(table(measures=("psnr", "lpips")), rows, found)
     assert "| Original | 19.00<br>-1.00 | 0.2500 | 3.0 |" in report.markdown(made)
     assert "| *Swap* | 20.00 | - | 3.0 |" in report.markdown(made) and report.gains(made) == []
     assert report.losses(made) == ["No row is better than *Swap* in any column.\n"]

@@ -11,17 +11,18 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.cli import ablate as cli_ablate
 from zero2hero_core.cli import main as cli
-from zero2hero_core.cli.dataset import OBJECTS
+from zero2hero_core.evaluation import ablation
+from zero2hero_core.evaluation.dataset.requests import OBJECTS, BlenderRequest, ChosenFrames, ScenesRequest
 from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import runner, suites
 from zero2hero_core.evaluation.quality import tasks as bench_tasks
-from zero2hero_core.evaluation.quality.clips import Clip, clip_at
+from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.measures import measure
-from zero2hero_core.evaluation.quality.methods import METHODS, Spec, Tools, run_method
-from zero2hero_core.evaluation.quality.plan import filled, name_of, plan, unique
+from zero2hero_core.evaluation.quality.methods import METHODS, Tools, run_method
+from zero2hero_core.evaluation.quality.plan import fill_table, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
+from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import spread, summary
 from zero2hero_core.evaluation.quality.suites import SUITES, Suite, Table
 from zero2hero_core.files.json_file import finite
@@ -31,8 +32,8 @@ from zero2hero_core.tiny.unet import RECOMMENDED
 from zero2hero_core.zero_stage.stage import ZeroStageSettings
 
 FRAMES = 3
-SCENES = ("--size", "64", "--frames", str(FRAMES))
-TASKS = ("rendered", "--clips", "2", *SCENES)
+SCENES = {"size": 64, "frames": FRAMES}
+TASKS = ("rendered", "--clips", "2", "--size", "64", "--frames", str(FRAMES))
 SMALL = {"num_inference_steps": 2, "ensemble": 1}
 
 
@@ -153,11 +154,11 @@ def test_a_table_with_figures(tasks: Path) -> None:
     rows = plan(table(), tasks)
     values = {"Original": 15.0, "Swap": 21.0, "Zero": 23.0}
     found = {name_of(clip[0]): run(values[label]) for label, clips in rows.items() for clip in clips}
-    made = filled(table(measures=("psnr",)), rows, found)
+    made = fill_table(table(measures=("psnr",)), rows, found)
     text = report.markdown(made)
     assert "| Swap | 21.00 ± 0.00<br>-2.00 ± 0.00 | 2.0 |" in text and "| *Zero* | 23.00 ± 0.00 | 2.0 |" in text
     assert report.losses(made) == ["No row is better than *Zero* in any column.\n"]
-    made = filled(table(measures=("psnr",), base="Swap"), rows, found)
+    made = fill_table(table(measures=("psnr",), base="Swap"), rows, found)
     assert "PSNR, dB: Zero by 2.00" in "\n".join(report.losses(made))
     assert made["commits"] == ["abc1234"] and report.commits(made) == "commit abc1234"
 
@@ -203,10 +204,9 @@ def test_a_table_of_one_kind_of_edit_takes_clips_that_show_it(tasks: Path) -> No
     folders = [clips[0][0].task.name for clips in plan(one, tasks).values()]
     assert set(folders) == {f"{suites.TEST}0001"}
     suite = Suite("small", (table(clips=2), one), SCENES)
-    words = bench_tasks.task_commands(suite, suite.tables, tasks)
-    assert words == [
-        ["rendered", "--clips", "2", *SCENES],
-        ["rendered", "--clips", "1", "--edits", "retexture", *SCENES],
+    assert bench_tasks.task_requests(suite, suite.tables, tasks) == [
+        ScenesRequest(tasks, resume=True, clips=2, size=64, frames=FRAMES),
+        ScenesRequest(tasks, resume=True, clips=1, edits=("retexture",), size=64, frames=FRAMES),
     ]
     with pytest.raises(InputError, match="with the edit style, got 0"):
         plan(table(clips=1, edits=("style",)), tasks)
@@ -263,14 +263,14 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.fixture(scope="module")
-def blurred() -> Clip:
+def blurred() -> TaskClip:
     """Three frames of a scene, 64 px."""
     scene = Scene(split_seed("test", 0), 16, 64)
     frames, truth = (torch.stack([scene.render(i, look)[0] for i in (0, 5, 10)]) for look in (0, 1))
-    return Clip("blurred", "rendered", "", frames, truth[0], 0, None, dict(enumerate(truth)))
+    return TaskClip("blurred", "rendered", "", frames, truth[0], 0, None, dict(enumerate(truth)))
 
 
-def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(blurred: Clip) -> None:
+def test_training_on_the_anchor_restores_frames_that_it_has_not_seen(blurred: TaskClip) -> None:
     """A smoke test of the effect (`zero2hero ablate` measures it) on truths that are blurred and have too much
     contrast, in the place of Zero-Stage's results: every frame gains, the anchor most."""
     truth = blurred.truths(range(3))
@@ -293,7 +293,7 @@ def test_ablate_runs_the_tables_of_the_paper(
     pairs = next(one for one in suites.SUITES["full"].tables if one.name == "pairs")
     few = replace(pairs, rows=rows | {"gone": Spec("magic")}, base="long")
     monkeypatch.setitem(suites.SUITES, "full", Suite("full", (few,), SCENES))
-    monkeypatch.setattr(cli_ablate, "BASELINES", ("Original", "Zero-Stage"))
+    monkeypatch.setattr(ablation, "BASELINES", ("Original", "Zero-Stage"))
     words = ["ablate", "--table", "3", "--out", str(tmp_path), "--clips", "1", "--jobs", "1", "--frames", "2", "0"]
     assert cli.main([*words, "--seeds", "2", "--modes", "short"]) == 0
     made = json.loads((tmp_path / "table3.json").read_text(encoding="utf-8"))
@@ -355,25 +355,28 @@ def test_a_table_of_fewer_clips_does_not_replace_another(tmp_path: Path) -> None
 def test_only_the_tasks_of_the_chosen_tables_are_made(tmp_path: Path) -> None:
     suite = SUITES["full"]
     chosen = [one for one in suite.tables if one.name in ("k", "features")]
-    commands = bench_tasks.task_commands(suite, chosen, tmp_path)
-    assert commands == [["rendered", "--split", "validation", "--clips", str(chosen[0].clips)]]
-    made = bench_tasks.task_commands(suite, [one for one in suite.tables if one.name == "colorization"], tmp_path)
-    assert made[0] == ["rendered", "--clips", "5"] and len(made) == 6
-    assert made[5][2] == str(tmp_path / "color-edit-test-0004" / "content")
+    requests = bench_tasks.task_requests(suite, chosen, tmp_path)
+    assert requests == [ScenesRequest(tmp_path, resume=True, split="validation", clips=chosen[0].clips)]
+    made = bench_tasks.task_requests(suite, [one for one in suite.tables if one.name == "colorization"], tmp_path)
+    assert made[0] == ScenesRequest(tmp_path, resume=True, clips=5) and len(made) == 6
+    assert made[5].clip.video == str(tmp_path / "color-edit-test-0004" / "content")
+    (general,) = bench_tasks.task_requests(suite, [one for one in suite.tables if one.name == "general-edit"], tmp_path)
+    assert general.command == "dataset general" and general.edits == ("retexture", "style")
 
 
 def test_blender_clips_on_demand(tmp_path: Path) -> None:
     extra = bench_tasks.blender_clips(SUITES["small"])
-    made = bench_tasks.task_commands(SUITES["small"], [extra], tmp_path, "python3.11")
-    assert made == [["blender", "--objects", "car", "chair", "--size", "256", "--python", "python3.11"]]
+    made = bench_tasks.task_requests(SUITES["small"], [extra], tmp_path, "python3.11")
+    assert made == [BlenderRequest(tmp_path, resume=True, objects=("car", "chair"), size=256, python="python3.11")]
     assert set(bench_tasks.BLENDER_OBJECTS) == set(OBJECTS)
 
 
 def test_own_clips_are_the_ones_that_were_given(tmp_path: Path) -> None:
     own = bench_tasks.own_clips(["a/my clip.mp4", "b/other.webm"])
     assert [bench_tasks.own_task(video) for video in own.videos] == ["own-my-clip", "own-other"]
-    (*_, command) = bench_tasks.task_commands(SUITES["small"], [own], tmp_path)
-    assert command[:5] == ["colorize", "--video", "b/other.webm", "--name", "own-other"]
+    (*_, request) = bench_tasks.task_requests(SUITES["small"], [own], tmp_path)
+    assert request.clip == ChosenFrames("b/other.webm", stride=5, maximum=16, size=(256, 256), policy="crop")
+    assert (request.command, request.name, request.anchor) == ("dataset colorize", "own-other", None)
     (tmp_path / "own-a-clip-of-before").mkdir()
     assert {work.task.name for work in unique({"own": plan(own, tmp_path)})} == {"own-my-clip", "own-other"}
     with pytest.raises(InputError, match=r"expected different names, got a/x.mp4 and b/x.mov"):

@@ -16,8 +16,7 @@ from zero2hero_core.cli import bench_speed as cli_bench_speed
 from zero2hero_core.cli import main as cli
 from zero2hero_core.evaluation.page import plots_speed, report_speed, stored
 from zero2hero_core.evaluation.speed import clocks, hero_speed, real_sizes, straightforward, zero_flops, zero_speed
-from zero2hero_core.evaluation.speed.agreement import disagreement
-from zero2hero_core.evaluation.speed.clocks import Clock, PartTimer, Side, ratio, take_turns
+from zero2hero_core.evaluation.speed.clocks import Clock, PartTimer, Side, disagreement, ratio, take_turns
 from zero2hero_core.evaluation.speed.memory_cases import MemoryCases
 from zero2hero_core.evaluation.speed.speed_settings import HeroSpeed, ZeroSpeed, defaults
 from zero2hero_core.evaluation.speed.straightforward_parts import three_level_masks
@@ -271,7 +270,7 @@ def check_commands(reports: list[dict[str, Any]]) -> int:
         assert words == shlex.split(stored.speed_command(made))[1:]
         if "counted_by" in made:  # stands behind it, in the same line
             assert next(commands) == shlex.split(made["counted_by"])[1:]
-        (job,) = cli_bench_speed._jobs(cli.build_parser().parse_args(words))
+        (job,) = cli_bench_speed._cases(cli.build_parser().parse_args(words))
         assert (job.model, job.device) == (made["model"], made["device"])
         assert made["size"] in job.sizes
         if "draws" in made:
@@ -574,9 +573,9 @@ def test_without_a_gpu_nothing_is_made_up(
 
 
 def test_settings_check_themselves() -> None:
-    with pytest.raises(InputError, match="--frames: expected a value from 1"):
+    with pytest.raises(InputError, match="frames: expected a value from 1"):
         ZeroSpeed("tiny", (64,), frames=0, steps=1, turns=1)
-    with pytest.raises(InputError, match="--rank: expected"):
+    with pytest.raises(InputError, match="rank: expected"):
         HeroSpeed("tiny", ((64, 1),), (64,), steps=1, turns=1, rank=0)
     for k in (-1, 1, 16):
         assert ZeroSpeed("tiny", (64,), frames=1, steps=1, turns=1, k=k).k == k

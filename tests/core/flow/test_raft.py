@@ -17,9 +17,10 @@ from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import methods
 from zero2hero_core.evaluation.quality import plan as planning
-from zero2hero_core.evaluation.quality.clips import Clip
-from zero2hero_core.evaluation.quality.methods import Spec, Tools, run_method, unavailable
+from zero2hero_core.evaluation.quality.clips import TaskClip
+from zero2hero_core.evaluation.quality.methods import Tools, run_method, why_unavailable
 from zero2hero_core.evaluation.quality.runner import Bench
+from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.suites import METHOD_ROWS, Table
 from zero2hero_core.flow.raft import load_raft
 
@@ -159,11 +160,11 @@ def test_missing_and_wrong_weights_are_explained(made: list[ColourFlow], hub: Pa
 # The bench
 
 
-def clip(frames: int = 3) -> Clip:
+def clip(frames: int = 3) -> TaskClip:
     """Frames whose truth is the reference, moved to the right by a pixel a frame."""
     line = torch.linspace(0, 1, 24)
     truth = {index: line.roll(index).expand(3, 20, 24) for index in range(frames)}
-    return Clip("clip", "rendered", "digest", torch.zeros(frames, 3, 20, 24), truth[0], 0, None, truth)
+    return TaskClip("clip", "rendered", "digest", torch.zeros(frames, 3, 20, 24), truth[0], 0, None, truth)
 
 
 @pytest.fixture
@@ -203,19 +204,19 @@ def table() -> Table:
 
 
 def table_of_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """The table, planned and filled with figures."""
+    """The table, planned and fill_table with figures."""
     monkeypatch.setattr(planning, "find_tasks", lambda folder: [folder / "clip-0000"])
     rows = planning.plan(table(), tmp_path)
     run = {"key": {"frames": [0, 1]}, "name": "clip-0000", "anchor": 0, "commit": "abc1234", "curve": {}}
     run |= {"values": {"psnr": {"0": 99.0, "1": 20.0}}, "seconds": {"total": 6.0}}
-    return planning.filled(table(), rows, {planning.name_of(work): run for work in planning.unique({"": rows})})
+    return planning.fill_table(table(), rows, {planning.name_of(work): run for work in planning.unique({"": rows})})
 
 
 def test_a_row_that_cannot_run_here_is_named_below_its_table(
     say_raft: Callable[[Any], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     say_raft(InputError("RAFT needs this\n  and that."))
-    assert [label for label, spec in METHOD_ROWS.items() if unavailable(spec)] == [RAFT]
+    assert [label for label, spec in METHOD_ROWS.items() if why_unavailable(spec)] == [RAFT]
     got = table_of_runs(tmp_path, monkeypatch)
     assert set(got["rows"]) == set(METHOD_ROWS) - {RAFT}
     assert got["not measured"] == {RAFT: "RAFT needs this and that."}

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.hero_stage.training.pairs import MODES, ClipLatents, PairViews, TrainingPair, training_pairs
+from zero2hero_core.hero_stage.training.pairs import ClipLatents, PairViews, TrainingPair, training_pairs
+from zero2hero_core.paper import MODES
 
 CHANNELS, GRID = 32, (2, 2)
 

@@ -20,8 +20,9 @@ from zero2hero_core.hero_stage.lora.adapters import HeroLoRA
 from zero2hero_core.hero_stage.sampling import run_conditions
 from zero2hero_core.hero_stage.stage import HeroStage, RestoreSettings
 from zero2hero_core.hero_stage.training import trainer as hero_training
-from zero2hero_core.hero_stage.training.pairs import MODES, TrainingPair
+from zero2hero_core.hero_stage.training.pairs import TrainingPair
 from zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrainer
+from zero2hero_core.paper import MODES
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
 from zero2hero_core.tiny.dit import TEXT_WIDTH, as_dit_backbone
 

@@ -9,7 +9,8 @@ import torch
 from safetensors.torch import save_file
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.evaluation.quality.rendered import evaluate_clip, rgb_matches, summarise
+from zero2hero_core.evaluation.bundled import summarise
+from zero2hero_core.evaluation.quality.rendered import evaluate_clip, rgb_matches
 from zero2hero_core.metrics.psnr import psnr
 from zero2hero_core.tiny.autoencoder import fit_patch_autoencoder
 from zero2hero_core.tiny.recipe.pairs import (
@@ -90,10 +91,10 @@ def test_recipe_resumes_to_the_same_weights(pool: Pool, tmp_path: Path) -> None:
     for _ in range(3):
         losses = resumed.step()
     assert set(losses) == {"cross_mse"} and resumed.done == 4
-    for one, other in ((whole.average, resumed.average), (whole.unet.state_dict(), resumed.unet.state_dict())):
+    for one, other in ((whole.average, resumed.average), (whole.model.state_dict(), resumed.model.state_dict())):
         assert all(torch.equal(one[name], other[name]) for name in one)
-    fresh = Trainer(recipe, pool).unet.state_dict()
-    assert not torch.equal(fresh["conv_in.weight"], whole.unet.state_dict()["conv_in.weight"])
+    fresh = Trainer(recipe, pool).model.state_dict()
+    assert not torch.equal(fresh["conv_in.weight"], whole.model.state_dict()["conv_in.weight"])
 
 
 def test_train_writes_weights_that_load(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

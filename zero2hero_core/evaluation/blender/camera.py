@@ -59,7 +59,8 @@ class Camera:
         """Return the world points (..., 3) that are seen at pixel coordinates (..., 2) at these depths (...)."""
         turn, shift = self.world_to_camera[:3, :3], self.world_to_camera[:3, 3]
         rays = np.concatenate([coords_xy, np.ones_like(coords_xy[..., :1])], -1) @ np.linalg.inv(self.intrinsics).T
-        return (rays * depth[..., None] - shift) @ turn
+        points: np.ndarray = (rays * depth[..., None] - shift) @ turn
+        return points
 
     def to_json(self) -> dict[str, Any]:
         """Return both matrices as lists of rows."""

@@ -17,7 +17,8 @@ TOLERANCE = 2e-3  # relative difference of depths up to which two of them are on
 def coverage(part: np.ndarray) -> np.ndarray:
     """Share of each pixel (S, S), 0 to 1, that belongs to the object: the mean of its samples with part > 0."""
     size = part.shape[0] // SUBSAMPLES
-    return (part > 0).reshape(size, SUBSAMPLES, size, SUBSAMPLES).mean((1, 3)).astype(np.float32)
+    shares: np.ndarray = (part > 0).reshape(size, SUBSAMPLES, size, SUBSAMPLES).mean((1, 3)).astype(np.float32)
+    return shares
 
 
 def at_centres(samples: np.ndarray) -> np.ndarray:
@@ -54,4 +55,5 @@ def _bilinear(samples: np.ndarray, places: np.ndarray) -> np.ndarray:
     u, v = x - left, y - top
     upper = samples[top, left] * (1 - u) + samples[top, left + 1] * u
     lower = samples[top + 1, left] * (1 - u) + samples[top + 1, left + 1] * u
-    return upper * (1 - v) + lower * v
+    values: np.ndarray = upper * (1 - v) + lower * v
+    return values

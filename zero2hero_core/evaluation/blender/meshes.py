@@ -40,7 +40,8 @@ def turn_matrix(degrees: Point) -> np.ndarray:
     about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
     about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
     about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    turn: np.ndarray = about_z @ about_y @ about_x
+    return turn
 
 
 def lathe(profile: Sequence[tuple[float, float]], segments: int = 64) -> Mesh:

@@ -11,11 +11,11 @@ from typing import Protocol
 
 import torch
 
+from ...luma import LUMA
 from ...video.source import FrameSource
 from .correspondence import FrameCorrespondence
 from .writer import TaskWriter
 
-_LUMA = (0.299, 0.587, 0.114)
 Progress = Callable[[], object]
 
 
@@ -35,7 +35,7 @@ class TwoLooks(Protocol):
 
 def grey(picture: torch.Tensor) -> torch.Tensor:
     """Return the BT.601 luma of a picture (3, H, W) in all three channels: 0.299 R + 0.587 G + 0.114 B."""
-    luma = torch.einsum("chw,c->hw", picture, picture.new_tensor(_LUMA))
+    luma = torch.einsum("chw,c->hw", picture, picture.new_tensor(LUMA))
     return luma.expand(3, -1, -1).clamp(0, 1)
 
 

@@ -13,6 +13,8 @@ from ...files.json_file import write_json
 from ...files.names import temporary_name
 from ..quality.measures import BETTER_LOW, LPIPS, VBENCH
 from ..quality.statistics import spread
+from .markdown import some
+from .markdown import table as markdown_table
 from .plots import draw_plots
 from .plots_speed import draw_memory, draw_speed
 from .report_speed import memory_section, speed_section
@@ -97,7 +99,7 @@ def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") 
     if "motion smoothness" in shown_measures(table):
         command += " --amt AMT"  # a checkout
     some_row = next(label for label in table["rows"] if label != table["base"])
-    clips, seeds = (f"{count} {word}{'s' * (count > 1)}" for count, word in counted(table))
+    clips, seeds = (some(count, word) for count, word in counted(table))
     facts = f"{clips} ({', '.join(table['clips'])}), {frames}, {seeds}"
     lines = [
         f"## {table['title']}\n",
@@ -140,12 +142,12 @@ def markdown(table: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
     shown = shown_measures(table)
     head = ["", *(UNITS[name] for name in shown), "s a frame"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    lines = []
     for label, row in table["rows"].items():
         name = f"*{label}*" if label == table["base"] else label
         cells = [cell(row["values"][measure], measure, label == table["base"]) for measure in shown]
-        lines.append("| " + " | ".join([name, *cells, f"{_mean(row['seconds a frame']):.1f}"]) + " |")
-    return "\n".join(lines) + "\n"
+        lines.append([name, *cells, f"{_mean(row['seconds a frame']):.1f}"])
+    return markdown_table(head, lines)
 
 
 def commits(table: dict[str, Any]) -> str:
@@ -234,9 +236,7 @@ def _mean(values: list[float]) -> float:
 def table_text(table: dict[str, Any]) -> str:
     """A table for the terminal."""
     wide = {name: max(16, len(name) + 2) for name in shown_measures(table)}
-    lines = [
-        f"\n{table['title']} ({', '.join(f'{count} {word}' + 's' * (count > 1) for count, word in counted(table))})"
-    ]
+    lines = [f"\n{table['title']} ({', '.join(some(count, word) for count, word in counted(table))})"]
     lines.append(f"{'':42s}" + "".join(f"{name:>{width}s}" for name, width in wide.items()))
     for label, row in table["rows"].items():
         cells = [

@@ -151,7 +151,7 @@ def machine_name(row: Row) -> str:
     machine, threads = row["machine"], row["settings"]["threads"]
     if "gpu" not in machine:
         return f"CPU, {some(threads, 'thread')}"
-    return machine["gpu"] + (f", {some(threads, 'CPU thread')}" if threads != COMMON["threads"] else "")
+    return str(machine["gpu"]) + (f", {some(threads, 'CPU thread')}" if threads != COMMON["threads"] else "")
 
 
 def seconds(value: float) -> str:
@@ -263,12 +263,13 @@ def _counted(rows: list[Row]) -> str:
 
 def counted_total(row: Row) -> int:
     """Counted bytes with the assumed CUDA context, as the computed ones have it."""
-    return row["counted_bytes"] + row["of_which_assumed_bytes"]
+    return int(row["counted_bytes"] + row["of_which_assumed_bytes"])
 
 
 def measured_bytes(row: Row) -> int | None:
     """What a GPU's allocator reserved; None where nothing was measured."""
-    return row.get("measured", {}).get("reserved_bytes")
+    reserved: int | None = row.get("measured", {}).get("reserved_bytes")
+    return reserved
 
 
 def _memory_line(row: Row) -> list[str]:

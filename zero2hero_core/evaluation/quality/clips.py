@@ -14,7 +14,7 @@ from ..dataset.task import Task, load_task
 
 
 @dataclass(frozen=True)
-class Clip:
+class TaskClip:
     """frames (N, 3, H, W), reference (3, H, W), masks (N, 1, H, W) or None, all in [0, 1]; truth: frame -> (3, H, W);
     digest: of the task's files."""
 
@@ -42,11 +42,11 @@ class Clip:
         return torch.stack([self.truth[index] for index in indices])
 
 
-def read_clip(task: Task) -> Clip:
+def read_clip(task: Task) -> TaskClip:
     """Decode a task."""
     everything = range(len(task.frames))
     truths = dict(zip(task.truth_frames, task.truth, strict=True)) if task.truth is not None else {}
-    return Clip(
+    return TaskClip(
         task.metadata.name,
         task.metadata.kind,
         task.metadata.sha256,
@@ -59,6 +59,6 @@ def read_clip(task: Task) -> Clip:
 
 
 @cache
-def clip_at(folder: Path) -> Clip:
+def clip_at(folder: Path) -> TaskClip:
     """The clip of a task's folder, decoded once in a process."""
     return read_clip(load_task(folder))

@@ -16,7 +16,7 @@ import torch
 from ...checks import InputError
 from ...metrics.learned import LpipsNetwork, lpips, motion_smoothness, subject_consistency
 from ...metrics.networks import load_amt, load_dino, load_lpips
-from .clips import Clip
+from .clips import TaskClip
 from .measures import LPIPS, VBENCH, Values
 
 LEARNED = LPIPS + VBENCH
@@ -65,7 +65,7 @@ def why_not(measure: str, checkout: Path | None) -> str:
     return _missing(_NETWORK[measure], checkout)
 
 
-def possible(clip: Clip, frames: Sequence[int], wanted: Sequence[str]) -> list[str]:
+def possible(clip: TaskClip, frames: Sequence[int], wanted: Sequence[str]) -> list[str]:
     """Those of some learned measures that frames of a clip can have: LPIPS wants a truth, the others all frames."""
     truth = any(index in clip.truth for index in frames)
     whole = list(frames) == list(range(len(clip.frames)))
@@ -73,7 +73,7 @@ def possible(clip: Clip, frames: Sequence[int], wanted: Sequence[str]) -> list[s
 
 
 def measure_learned(
-    networks: Networks, clip: Clip, pictures: torch.Tensor, frames: Sequence[int], wanted: Sequence[str]
+    networks: Networks, clip: TaskClip, pictures: torch.Tensor, frames: Sequence[int], wanted: Sequence[str]
 ) -> Values:
     """Learned measures of frames (N, 3, H, W), those that are `possible`.
 
@@ -93,7 +93,7 @@ def measure_learned(
 
 
 def _against_truth(
-    network: LpipsNetwork, clip: Clip, pictures: torch.Tensor, frames: Sequence[int], name: str
+    network: LpipsNetwork, clip: TaskClip, pictures: torch.Tensor, frames: Sequence[int], name: str
 ) -> dict[int, float]:
     known = [place for place, index in enumerate(frames) if index in clip.truth]
     indices = [frames[place] for place in known]

@@ -9,7 +9,7 @@ import torch
 from ...metrics.psnr import psnr
 from ...metrics.ssim import ssim
 from ...metrics.temporal import flicker_excess, tof, warp_error
-from .clips import Clip
+from .clips import TaskClip
 
 PER_FRAME = ("psnr", "psnr inside", "psnr outside", "ssim", "ssim gaussian")
 PER_PAIR = ("warp error", "flicker", "tOF")
@@ -20,7 +20,7 @@ BETTER_LOW = frozenset((*PER_PAIR, *LPIPS, "anchor - last"))
 Values = dict[str, dict[int, float]]  # measure -> frame -> value
 
 
-def measure(clip: Clip, pictures: torch.Tensor, frames: Sequence[int]) -> Values:
+def measure(clip: TaskClip, pictures: torch.Tensor, frames: Sequence[int]) -> Values:
     """Measures of frames (N, 3, H, W) that have a truth, and of steps from frame to frame where all were made.
 
     psnr, ssim: of the whole frame; inside, outside: the edited object; flicker: `flicker_excess`. The pair (i - 1, i)
@@ -38,7 +38,7 @@ def measure(clip: Clip, pictures: torch.Tensor, frames: Sequence[int]) -> Values
     return found
 
 
-def _against_truth(clip: Clip, pictures: torch.Tensor, indices: list[int]) -> dict[str, torch.Tensor]:
+def _against_truth(clip: TaskClip, pictures: torch.Tensor, indices: list[int]) -> dict[str, torch.Tensor]:
     truth = clip.truths(indices)
     values = {"psnr": psnr(pictures, truth), "ssim": ssim(pictures, truth)}
     values["ssim gaussian"] = ssim(pictures, truth, form="gaussian")
@@ -48,7 +48,7 @@ def _against_truth(clip: Clip, pictures: torch.Tensor, indices: list[int]) -> di
     return values
 
 
-def _over_time(clip: Clip, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
+def _over_time(clip: TaskClip, pictures: torch.Tensor) -> dict[str, torch.Tensor]:
     whole = len(clip.truth) == len(clip.frames)
     like = clip.truths(range(len(clip.frames))) if whole else clip.frames
     return {

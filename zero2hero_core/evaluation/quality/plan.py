@@ -12,7 +12,7 @@ from ...checks import InputError
 from ...files.json_file import finite
 from ..dataset.task import find_tasks, read_info
 from .learned import LEARNED, why_not
-from .methods import unavailable
+from .methods import why_unavailable
 from .runner import Work
 from .statistics import Runs, summary
 from .suites import Table
@@ -35,14 +35,14 @@ def plan(table: Table, tasks: Path, amt: Path | None = None) -> Plan:
     if len(folders) < table.clips:
         kind = f" with the edit {' or '.join(table.edits)}" if table.edits else ""
         raise InputError(f"{tasks}: expected {table.clips} tasks named {table.tasks}...{kind}, got {len(folders)}.")
-    taken = tuple(name for name in table.measures if name in LEARNED and not why_not(name, amt))
+    learned = tuple(name for name in table.measures if name in LEARNED and not why_not(name, amt))
     return {
         label: [
-            [Work(folder, replace(spec, seed=seed), table.frames, taken) for seed in range(table.seeds)]
+            [Work(folder, replace(spec, seed=seed), table.frames, learned) for seed in range(table.seeds)]
             for folder in folders[: table.clips]
         ]
         for label, spec in table.rows.items()
-        if not unavailable(spec)
+        if not why_unavailable(spec)
     }
 
 
@@ -54,20 +54,22 @@ def name_of(work: Work) -> str:
 def unique(plans: dict[str, Plan]) -> list[Work]:
     """All runs of some tables, each once, with the learned measures of all its tables."""
     every = [work for rows in plans.values() for clips in rows.values() for seeds in clips for work in seeds]
-    found: dict[str, Work] = {}
+    by_name: dict[str, Work] = {}
     for work in every:
-        known = found.setdefault(name_of(work), work)
-        found[name_of(work)] = replace(work, learned=tuple(dict.fromkeys(known.learned + work.learned)))
-    return list(found.values())
+        twin = by_name.setdefault(name_of(work), work)
+        by_name[name_of(work)] = replace(work, learned=tuple(dict.fromkeys(twin.learned + work.learned)))
+    return list(by_name.values())
 
 
-def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]], amt: Path | None = None) -> dict[str, Any]:
+def fill_table(
+    table: Table, rows: Plan, outcomes: dict[str, dict[str, Any]], amt: Path | None = None
+) -> dict[str, Any]:
     """The table with its figures, for JSON. amt: see `learned.Networks`."""
     runs: dict[str, Runs] = {
-        label: [[found[name_of(work)] for work in seeds] for seeds in clips] for label, clips in rows.items()
+        label: [[outcomes[name_of(work)] for work in seeds] for seeds in clips] for label, clips in rows.items()
     }
     every = [run for clips in runs.values() for seeds in clips for run in seeds]
-    made = {
+    figures: dict[str, Any] = {
         "name": table.name,
         "title": table.title,
         "question": table.question,
@@ -88,10 +90,10 @@ def filled(table: Table, rows: Plan, found: dict[str, dict[str, Any]], amt: Path
             }
             for label, clips in runs.items()
         },
-        "not measured": {label: unavailable(spec) for label, spec in table.rows.items() if label not in rows},
+        "not measured": {label: why_unavailable(spec) for label, spec in table.rows.items() if label not in rows},
         "columns not measured": _unmeasured(table, every, amt),
     }
-    return finite(made)
+    return dict(finite(figures))
 
 
 def _unmeasured(table: Table, runs: Sequence[dict[str, Any]], amt: Path | None) -> dict[str, str]:
@@ -102,17 +104,17 @@ def _unmeasured(table: Table, runs: Sequence[dict[str, Any]], amt: Path | None) 
 
 def _seconds(seeds: list[dict[str, Any]]) -> float:
     """Mean seconds a frame of one clip."""
-    each = [run["seconds"]["total"] / len(run["key"]["frames"]) for run in seeds]
+    each: list[float] = [run["seconds"]["total"] / len(run["key"]["frames"]) for run in seeds]
     return sum(each) / len(each)
 
 
 def _by_frame(runs: Runs, measure: str) -> dict[str, float]:
     """Mean of a measure by distance from the anchor, over the clips that are long enough."""
-    found: dict[str, list[float]] = {}
+    by_distance: dict[str, list[float]] = {}
     for run in (run for clip in runs for run in clip):
         for frame, value in run["values"].get(measure, {}).items():
-            found.setdefault(str(int(frame) - run["anchor"]), []).append(value)
-    return {distance: sum(values) / len(values) for distance, values in found.items()}
+            by_distance.setdefault(str(int(frame) - run["anchor"]), []).append(value)
+    return {distance: sum(values) / len(values) for distance, values in by_distance.items()}
 
 
 def _curve(runs: Runs) -> dict[str, float]:

@@ -1,11 +1,12 @@
-"""Measures on rendered clips, where the truth is known: matches against exact geometry, Zero-Stage against the second
-appearance."""
+"""Methods measured on rendered clips, where the truth is known: matches against exact geometry, pictures against the
+second appearance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,18 +14,22 @@ import torch.nn.functional as F
 from ...backbones.sd.unet import UNetBackbone
 from ...correspondence.match import Correspondence
 from ...metrics.psnr import pck, psnr
-from ...propagation.pixel_swap import pixel_swap
-from ...tiny.scenes.scene import Scene, split_seed
-from ...zero_stage.stage import ZeroStage, ZeroStageSettings
+from ...tiny.scenes.scene import Scene
+from ...zero_stage.settings import ZeroStageSettings
+from ...zero_stage.stage import ZeroStage
+from .clips import TaskClip
+from .methods import Tools, run_method
+from .specs import Spec, zero_settings
 
-METHODS = ("zero", "cia", "pixel_swap", "identity")
+# their names in reports -> in `methods.METHODS`
+METHODS = {"zero": "zero", "cia": "cross-image", "pixel_swap": "pixel swap", "identity": "identity"}
 
 
 @dataclass
 class ClipResult:
     """What was measured on one clip.
 
-    psnr: dB inside the object, frames x method, the anchor left out; psnr_frame: dB of the whole frame; pck: share of
+    psnr: method -> dB inside the object by frame, the anchor left out; psnr_frame: dB of the whole frame; pck: share of
     visible points within 0.05 of the side, for "features", "rgb" (raw patches) and "identity"; pictures: method ->
     (N, 3, H, W); autoencoder: dB of encoding and decoding.
     """
@@ -48,6 +53,38 @@ class ClipResult:
         return means | {"pck_object": self.pck_object, "psnr.autoencoder": self.autoencoder}
 
 
+class SharedMatches(Tools):
+    """Tools for methods with equal settings on one clip: they share a stage, and each frame is matched once.
+
+    Args: result: holds the pictures that other methods have made.
+    """
+
+    def __init__(self, backbone: UNetBackbone, result: ClipResult) -> None:
+        super().__init__(self._pictures_of)
+        self.zero = backbone
+        self._result = result
+        self._stages: dict[ZeroStageSettings, ZeroStage] = {}
+        self._matches: dict[tuple[ZeroStageSettings, int], Correspondence] = {}
+
+    def _pictures_of(self, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
+        name = next(name for name, method in METHODS.items() if method == spec.method)
+        return self._result.pictures[name][[self._result.frames.index(frame) for frame in frames]]
+
+    def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage:
+        """Zero-Stage, once for each settings."""
+        settings = zero_settings(spec)
+        if settings not in self._stages:
+            self._stages[settings] = super().stage(clip, spec)
+        return self._stages[settings]
+
+    def match(self, stage: ZeroStage, clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
+        """Matches of frames with the anchor, each once."""
+        for frame in frames:
+            if (stage.settings, frame) not in self._matches:
+                (self._matches[stage.settings, frame],) = super().match(stage, clip, [frame])
+        return [self._matches[stage.settings, frame] for frame in frames]
+
+
 def rgb_matches(target: torch.Tensor, anchor: torch.Tensor, grid: int, cells: int) -> torch.Tensor:
     """Matches by raw colour: the anchor patch (cells x cells grid cells wide) with the smallest squared difference.
 
@@ -66,29 +103,36 @@ def rgb_matches(target: torch.Tensor, anchor: torch.Tensor, grid: int, cells: in
     return torch.stack([(best % grid + 0.5) / grid, (best // grid + 0.5) / grid], -1).view(grid, grid, 2)
 
 
-def measure_matches(result: ClipResult, originals: torch.Tensor, anchor: int, grid: int) -> None:
+def measure_matches(result: ClipResult, clip: TaskClip) -> None:
     """Fill in PCK of features, raw patches (the better of two widths) and identity over all frames but the anchor."""
-    scene = result.scene
-    found: dict[str, list[torch.Tensor]] = {"features": [], "rgb 1": [], "rgb 3": [], "identity": []}
-    truths, seen, objects = [], [], []
+    scene, anchor = result.scene, clip.frames[clip.anchor]
+    grid = result.matches[0].finest.size_hw[0]
+    places: dict[str, list[torch.Tensor]] = {"features": [], "rgb 1": [], "rgb 3": [], "identity": []}
+    truths, visibles, objects = [], [], []
     axis = (torch.arange(grid) + 0.5) / grid
     identity = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)
     for frame, match in zip(result.frames, result.matches, strict=True):
-        if frame == anchor:  # it matches itself: nothing to measure
+        if frame == clip.anchor:  # it matches itself: nothing to measure
             continue
-        coords, visible = scene.correspondence(frame, anchor, grid)
+        coords, visible = scene.correspondence(frame, clip.anchor, grid)
         truths.append(coords / scene.size)
-        seen.append(visible)
+        visibles.append(visible)
         objects.append(F.adaptive_avg_pool2d(scene.render(frame)[1], grid)[0] > 0.5)
-        found["features"].append(match.finest.coords_xy().cpu())
-        found["rgb 1"].append(rgb_matches(originals[frame], originals[anchor], grid, 1))
-        found["rgb 3"].append(rgb_matches(originals[frame], originals[anchor], grid, 3))
-        found["identity"].append(identity)
-    truth, visible, inside = torch.stack(truths), torch.stack(seen), torch.stack(objects)
-    shares = {name: pck(torch.stack(coords), truth, visible) for name, coords in found.items()}
+        places["features"].append(match.finest.coords_xy().cpu())
+        places["rgb 1"].append(rgb_matches(clip.frames[frame], anchor, grid, 1))
+        places["rgb 3"].append(rgb_matches(clip.frames[frame], anchor, grid, 3))
+        places["identity"].append(identity)
+    truth, visible, inside = torch.stack(truths), torch.stack(visibles), torch.stack(objects)
+    shares = {name: pck(torch.stack(coords), truth, visible) for name, coords in places.items()}
     rgb = max(shares["rgb 1"], shares["rgb 3"])
     result.pck = {"features": shares["features"], "rgb": rgb, "identity": shares["identity"]}
-    result.pck_object = pck(torch.stack(found["features"]), truth, visible & inside)
+    result.pck_object = pck(torch.stack(places["features"]), truth, visible & inside)
+
+
+def scene_clip(scene: Scene, anchor: int = 0) -> TaskClip:
+    """A scene as a clip whose reference is the anchor's second appearance."""
+    frames, truth = scene.frames(0), scene.frames(1)
+    return TaskClip("scene", "rendered", "", frames, truth[anchor], anchor, scene.masks(), dict(enumerate(truth)))
 
 
 def evaluate_clip(
@@ -96,79 +140,39 @@ def evaluate_clip(
     scene: Scene,
     frames: Sequence[int],
     *,
-    anchor: int = 0,
     settings: ZeroStageSettings | None = None,
-    methods: Sequence[str] = METHODS,
-    batch: int = 4,
-    progress: Callable[[str, int], None] | None = None,
+    methods: Sequence[str] = tuple(METHODS),
+    further: Mapping[str, Spec] | None = None,
+    progress: Callable[[str, int], object] = lambda name, done: None,
 ) -> ClipResult:
-    """Run the methods on chosen frames of a scene (the anchor's second appearance is the reference) and measure them.
+    """Run methods on chosen frames of a scene, whose anchor is frame 0, and measure them.
 
-    Args: methods: some of "zero", "cia" (plain cross-image attention, k = -1), "pixel_swap", "identity"; progress:
-    called with (method, frames done).
+    Args:
+        settings: of Zero-Stage, also where the others use it.
+        methods: some of `METHODS`.
+        further: methods that start from the pictures of those, name -> spec.
+        progress: called with (name, frames or training steps done).
     """
-    settings = settings or ZeroStageSettings()
-    originals, truth, masks = scene.frames(0), scene.frames(1), scene.masks()
-    result = ClipResult(scene, list(frames))
-    stage = ZeroStage(backbone, originals[anchor], truth[anchor], anchor, settings, dict(enumerate(originals)))
-    plain = ZeroStage(backbone, originals[anchor], truth[anchor], anchor, replace(settings, k=-1))
-    result.matches = [stage.correspond(originals[frame], frame) for frame in frames]
-    made: dict[str, list[torch.Tensor]] = {name: [] for name in methods}
-    for start in range(0, len(result.frames), batch):
-        part = result.frames[start : start + batch]
-        matches = result.matches[start : start + batch]
-        for name in methods:
-            if name in ("zero", "cia"):
-                pictures = (stage if name == "zero" else plain).edit(originals[part], part, matches)
-            elif name == "pixel_swap":
-                pictures = torch.stack([pixel_swap(truth[anchor], match.finest) for match in matches])
-            else:
-                pictures = originals[part]
-            made[name].append(pictures)
-            if progress:
-                progress(name, len(part))
-    result.pictures = {name: torch.cat(parts) for name, parts in made.items()}
-    result.seconds = stage.seconds
-    measure_matches(result, originals, anchor, result.matches[0].finest.size_hw[0])
-    kept = [place for place, frame in enumerate(result.frames) if frame != anchor]
-    wanted = [result.frames[place] for place in kept]
+    options = asdict(settings or ZeroStageSettings())
+    seed = options.pop("seed")
+    specs = {name: Spec(METHODS[name], options, seed) for name in methods} | dict(further or {})
+    clip, result = scene_clip(scene), ClipResult(scene, list(frames))
+    tools = SharedMatches(backbone, result)
+    stage = tools.stage(clip, Spec("zero", options, seed))
+    result.matches = tools.match(stage, clip, result.frames)
+    for name, spec in specs.items():
+        tools.progress = partial(progress, name)
+        outcome = run_method(tools, clip, spec, result.frames)
+        result.pictures[name] = outcome.pictures
+        result.seconds |= {f"{name} {part}": seconds for part, seconds in outcome.seconds.items()}
+    result.seconds = stage.seconds | result.seconds
+    measure_matches(result, clip)
+    places = [place for place, frame in enumerate(result.frames) if frame != clip.anchor]
+    indices = [result.frames[place] for place in places]
+    assert clip.masks is not None  # a scene has them
+    truth, masks = clip.truths(indices), clip.masks[indices]
     for name, pictures in result.pictures.items():
-        result.psnr[name] = psnr(pictures[kept], truth[wanted], masks[wanted])
-        result.psnr_frame[name] = psnr(pictures[kept], truth[wanted])
-    result.autoencoder = float(psnr(backbone.decode(backbone.encode(truth[wanted])).cpu(), truth[wanted]).mean())
+        result.psnr[name] = psnr(pictures[places], truth, masks)
+        result.psnr_frame[name] = psnr(pictures[places], truth)
+    result.autoencoder = float(psnr(backbone.decode(backbone.encode(truth)).cpu(), truth).mean())
     return result
-
-
-def evaluate_split(
-    backbone: UNetBackbone,
-    split: str,
-    clips: int,
-    *,
-    frames: Sequence[int] = (5, 10, 15),
-    size: int = 256,
-    first: int = 0,
-    settings: ZeroStageSettings | None = None,
-    methods: Sequence[str] = METHODS,
-    progress: Callable[[int, dict[str, float]], None] | None = None,
-) -> list[dict[str, float]]:
-    """One row of measures per clip, for clips `first`, `first` + 1, ... of a split (sixteen frames each, anchor 0)."""
-    rows = []
-    for index in range(first, first + clips):
-        scene = Scene(split_seed(split, index), 16, size)
-        row = evaluate_clip(backbone, scene, frames, settings=settings, methods=methods).row()
-        rows.append({"clip": float(index)} | row)
-        if progress:
-            progress(index, row)
-    return rows
-
-
-def summarise(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, standard deviation over clips, and minimum of every measure."""
-    summary = {}
-    for name in rows[0]:
-        if name == "clip":
-            continue
-        values = torch.tensor([row[name] for row in rows], dtype=torch.float64)
-        spread = float(values.std()) if len(values) > 1 else 0.0
-        summary[name] = {"mean": float(values.mean()), "std": spread, "min": float(values.min())}
-    return summary

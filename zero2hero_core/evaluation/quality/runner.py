@@ -23,11 +23,12 @@ from safetensors.torch import load_file
 
 from ...files.names import temporary_name
 from ...files.tensor_file import write_tensors
-from ..revision import revision
-from .clips import Clip, clip_at
+from ..making import revision
+from .clips import TaskClip, clip_at
 from .learned import Networks, measure_learned, possible
 from .measures import measure
-from .methods import Spec, Tools, needed, run_method
+from .methods import Tools, run_method
+from .specs import Spec, inputs_of
 
 VERSION = 2  # of what is kept: another one is computed again
 
@@ -63,7 +64,7 @@ class Bench:
         self.networks = Networks(amt)
         self._elsewhere = 0.0  # seconds spent on what other methods made
 
-    def key(self, clip: Clip, spec: Spec, frames: Sequence[int]) -> dict[str, Any]:
+    def key(self, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> dict[str, Any]:
         """What decides a result."""
         return {
             "version": VERSION,
@@ -91,7 +92,7 @@ class Bench:
         clip, frames = _of(work)
         return all(path.exists() for path in self._places(self.key(clip, work.spec, frames)))
 
-    def pictures(self, clip: Clip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
+    def pictures(self, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
         """Pictures (N, 3, H, W) of a method, made if they are not there."""
         begun = time.process_time()
         _, path = self._run(clip, spec, list(frames))
@@ -102,7 +103,7 @@ class Bench:
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:24]
         return self.folder / "runs" / f"{name}.json", self.folder / "pictures" / f"{name}.safetensors"
 
-    def _run(self, clip: Clip, spec: Spec, frames: list[int]) -> tuple[Path, Path]:
+    def _run(self, clip: TaskClip, spec: Spec, frames: list[int]) -> tuple[Path, Path]:
         key = self.key(clip, spec, frames)
         path, pictures = self._places(key)
         if path.exists() and pictures.exists():
@@ -122,7 +123,7 @@ class Bench:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))
+    return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
@@ -135,7 +136,7 @@ def _pictures(path: Path) -> torch.Tensor:
     return load_file(path)["pictures"].float() / 255
 
 
-def _of(work: Work) -> tuple[Clip, list[int]]:
+def _of(work: Work) -> tuple[TaskClip, list[int]]:
     clip = clip_at(work.task)
     return clip, list(range(len(clip.frames)) if work.frames is None else work.frames)
 
@@ -155,7 +156,7 @@ def prerequisites(folder: Path, wanted: Iterable[Work]) -> list[Work]:
     bench, found = Bench(folder), {}
     for work in wanted:
         clip, frames = _of(work)
-        others = needed(clip, work.spec, frames)
+        others = inputs_of(clip, work.spec, frames)
         for spec, shown in () if others and bench.known(work) else others.values():
             found[json.dumps(bench.key(clip, spec, shown), sort_keys=True)] = Work(work.task, spec, tuple(shown))
     return list(found.values())

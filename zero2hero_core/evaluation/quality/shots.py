@@ -9,7 +9,7 @@ import torch
 
 from ...video.labelled_grid import labelled_grid
 from ...video.writer import write_image
-from .clips import Clip, clip_at
+from .clips import TaskClip, clip_at
 from .measures import PER_FRAME
 from .plan import Plan, name_of
 from .runner import Bench
@@ -34,7 +34,7 @@ def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[s
     return names
 
 
-def _made(bench: Bench, rows: Plan, label: str, place: int) -> tuple[Clip, list[int], torch.Tensor]:
+def _made(bench: Bench, rows: Plan, label: str, place: int) -> tuple[TaskClip, list[int], torch.Tensor]:
     work = rows[label][place][0]
     clip = clip_at(work.task)
     frames = list(range(len(clip.frames)) if work.frames is None else work.frames)

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from ...paper import ZERO
 from .measures import LPIPS, PLACES, VBENCH
-from .methods import Spec
+from .specs import Spec
 
 TEMPORAL = ("warp error", "flicker", "tOF")
 QUALITY = ("psnr", "psnr inside", "ssim", "ssim gaussian")
@@ -43,11 +44,11 @@ class Table:
 
 @dataclass(frozen=True)
 class Suite:
-    """tables: what is measured; scenes: further words for the commands that render their clips."""
+    """tables: what is measured; scenes: size and frames of their rendered clips, where they are not the usual ones."""
 
     name: str
     tables: tuple[Table, ...]
-    scenes: tuple[str, ...] = ()
+    scenes: Mapping[str, int] = field(default_factory=dict)
 
 
 ASK = "How near do the methods come to the truth?"
@@ -63,7 +64,8 @@ METHOD_ROWS: dict[str, Spec] = {
 }
 
 
-PAPER_START: dict[str, Any] = {"adain_start": True, "track": False}  # one setting at a time is changed from the paper's
+# one setting at a time is changed from the paper's
+PAPER_START: dict[str, Any] = {name: ZERO[name] for name in ("adain_start", "track")}
 
 
 def _zero(values: Mapping[str, Mapping[str, Any]]) -> dict[str, Spec]:
@@ -74,7 +76,7 @@ K_ROWS = _zero({"k = 1": {}} | {f"k = {k}": {"k": k} for k in (2, 4, 8, 16, 64)}
 K_ROWS |= {"all tokens": Spec("cross-image", PAPER_START)} | _zero({"adaptive, 1 to 8": {"k": "adaptive"}})
 FEATURES = {
     "timestep 51, block 2, 8 draws": {},
-    "timestep 261, block 1, 8 draws (paper)": {"timestep": 261, "block": 1},
+    "timestep 261, block 1, 8 draws (paper)": {name: ZERO[name] for name in ("timestep", "block")},
     "timestep 51, block 2, 2 draws": {"ensemble": 2},
     "timestep 0, block 2, 1 draw": {"timestep": 0, "ensemble": 1},
     "timestep 51, block 1, 8 draws": {"block": 1},

@@ -1,4 +1,4 @@
-"""Where the clips of tables come from: the commands that make them, and the tables of clips that a suite has not by
+"""Where the clips of tables come from: the requests that make them, and the tables of clips that a suite has not by
 itself: somebody's footage, and objects that Blender renders."""
 
 from __future__ import annotations
@@ -7,16 +7,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ...checks import InputError
+from ...checks import InputError, setting
 from ..dataset.info import clip_name
+from ..dataset.requests import (
+    GENERAL_EDITS,
+    BlenderRequest,
+    ChosenFrames,
+    ColorizationRequest,
+    ScenesRequest,
+    TaskRequest,
+)
 from .suites import ASK, GENERAL, GREY, METHOD_ROWS, OF_METHODS, TEST, VALIDATION, Suite, Table
 
 OWN, BLENDER = "own-clips", "blender"
-RENDERED = {TEST: ("rendered",), VALIDATION: ("rendered", "--split", "validation"), GENERAL: ("general",)}
+RENDERED: dict[str, dict[str, Any]] = {
+    TEST: {},
+    VALIDATION: {"split": "validation"},
+    GENERAL: {"edits": GENERAL_EDITS, "whole_truth": False},
+}
 OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Zero-Stage", "Hero-Stage")
-OWN_FRAMES = ("--stride", "5", "--max-frames", "16", "--size", "256x256", "--policy", "crop")
+OWN_FRAMES: dict[str, Any] = {"stride": 5, "maximum": 16, "size": (256, 256), "policy": "crop"}
 BLENDER_OBJECTS = ("car", "chair", "dog", "house", "teapot")  # in the order of their tasks' names
-BLENDER_SIZE = ("--size", "256")  # what the tiny models were made for
+BLENDER_SIZE = 256  # what the tiny models were made for
 
 
 def own_task(video: str) -> str:
@@ -33,25 +45,27 @@ def own_clips(videos: Sequence[str]) -> Table:
     for place, name in enumerate(names):
         if name in names[:place]:
             twice = videos[names.index(name)]
-            raise InputError(f"--own-clips: expected different names, got {twice} and {videos[place]}; rename one.")
+            raise InputError(
+                f"{setting('own_clips')}: expected different names, got {twice} and {videos[place]}; rename one."
+            )
     rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
     title = "Grey to colour, real clips"
     options = ("--own-clips", *(Path(video).name for video in videos))
-    given: dict[str, Any] = {"clips": len(videos), "videos": tuple(videos), "options": options}
-    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", measures=OF_METHODS, **given)
+    more: dict[str, Any] = {"clips": len(videos), "videos": tuple(videos), "options": options}
+    return Table(OWN, title, ask, rows, "Hero-Stage", "own-", measures=OF_METHODS, **more)
 
 
 def blender_clips(suite: Suite) -> Table:
     """Objects that Blender renders, in two appearances (Color-Edit of the paper); no tiny model has seen any."""
     clips = next(table.clips for table in suite.tables if table.tasks == TEST)
     title, options = "Blender-Color-Edit", ("--blender", "PYTHON")
-    given: dict[str, Any] = {"clips": clips, "options": options, "measures": OF_METHODS}
-    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", **given)
+    more: dict[str, Any] = {"clips": clips, "options": options, "measures": OF_METHODS}
+    return Table(BLENDER, title, ASK, METHOD_ROWS, "Hero-Stage", "blender-", **more)
 
 
-def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: str | None = None) -> list[list[str]]:
-    """Words of `zero2hero dataset`, without --out, that make what tables need in the folder `tasks`.
+def task_requests(suite: Suite, tables: Sequence[Table], tasks: Path, blender: str | None = None) -> list[TaskRequest]:
+    """What makes the tasks that tables need in the folder `tasks`, in the order of the work.
 
     Args: blender: a Python that has Blender as a module.
     """
@@ -60,17 +74,20 @@ def task_commands(suite: Suite, tables: Sequence[Table], tasks: Path, blender: s
         counts[table.tasks] = max(table.clips, counts.get(table.tasks, 0))
     if GREY in counts:  # they are made of the test clips
         counts[TEST] = max(counts[GREY], counts.get(TEST, 0))
-    commands = [
-        [*words, "--clips", str(counts[name]), *suite.scenes] for name, words in RENDERED.items() if name in counts
-    ]
-    for table in (table for table in tables if table.edits):
-        chosen = ("--clips", str(table.clips), "--edits", *table.edits, *suite.scenes)
-        commands.append([*RENDERED[table.tasks], *chosen])
+
+    def scenes(name: str, clips: int, **edits: Any) -> ScenesRequest:
+        return ScenesRequest(tasks, resume=True, clips=clips, **{**RENDERED[name], **edits, **suite.scenes})
+
+    def grey_clip(name: str, clip: ChosenFrames) -> ColorizationRequest:
+        return ColorizationRequest(tasks, resume=True, clip=clip, name=name)
+
+    requests: list[TaskRequest] = [scenes(name, counts[name]) for name in RENDERED if name in counts]
+    requests += [scenes(table.tasks, table.clips, edits=table.edits) for table in tables if table.edits]
     for index in range(counts.get(GREY, 0)):
-        video = str(tasks / f"{TEST}{index:04d}" / "content")
-        commands.append(["colorize", "--video", video, "--name", f"{GREY}{index:04d}"])
+        content = ChosenFrames(str(tasks / f"{TEST}{index:04d}" / "content"))
+        requests.append(grey_clip(f"{GREY}{index:04d}", content))
     if BLENDER in (table.name for table in tables) and blender is not None:
         objects = BLENDER_OBJECTS[: counts["blender-"]]
-        commands.append(["blender", "--objects", *objects, *BLENDER_SIZE, "--python", blender])
+        requests.append(BlenderRequest(tasks, resume=True, objects=objects, size=BLENDER_SIZE, python=blender))
     videos = [video for table in tables for video in table.videos]
-    return commands + [["colorize", "--video", video, "--name", own_task(video), *OWN_FRAMES] for video in videos]
+    return requests + [grey_clip(own_task(video), ChosenFrames(video, **OWN_FRAMES)) for video in videos]

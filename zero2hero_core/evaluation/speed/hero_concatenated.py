@@ -52,7 +52,8 @@ def peft_condition_lora(transformer: Any, adapters: Sequence[str] = ("condition_
             return None
         down, up = layer.lora_A[adapter], layer.lora_B[adapter]
         low = down(layer.lora_dropout[adapter](rows.to(down.weight.dtype)))
-        return (up(low) * layer.scaling[adapter]).to(rows.dtype)
+        added: torch.Tensor = (up(low) * layer.scaling[adapter]).to(rows.dtype)
+        return added
 
     return added
 
@@ -143,9 +144,11 @@ class _Concatenated:
         if getattr(self.model.config, "guidance_embeds", False):
             given.append((torch.as_tensor(guidance).to(sigma) * 1000).expand(len(sigma)))
         if self.is_flux2:
-            return self.model.time_guidance_embed(given[0], given[1] if len(given) > 1 else None)
+            time: torch.Tensor = self.model.time_guidance_embed(given[0], given[1] if len(given) > 1 else None)
+            return time
         assert self.pooled is not None
-        return self.model.time_text_embed(*given, self.pooled.to(sigma).expand(len(sigma), -1))
+        time_and_text: torch.Tensor = self.model.time_text_embed(*given, self.pooled.to(sigma).expand(len(sigma), -1))
+        return time_and_text
 
     def modulation(self, block: Any, stream: str, now: torch.Tensor, clean: torch.Tensor) -> list[torch.Tensor]:
         """Shift, scale and gate of attention, then of the MLP in double blocks: (N, rows or 1, C) each."""
@@ -166,7 +169,7 @@ class _Concatenated:
 
     def linear(self, name: str, layer: Any, x: torch.Tensor) -> torch.Tensor:
         """A linear layer of the base model, plus each condition's LoRA on the condition's rows (the last ones of x)."""
-        out = getattr(layer, "base_layer", layer)(x)
+        out: torch.Tensor = getattr(layer, "base_layer", layer)(x)
         if self.lora is None:
             return out
         before = x.shape[1] - sum(self.sizes)
@@ -200,7 +203,8 @@ class _Concatenated:
         x, y = norm(image) * (1 + mod[1]) + mod[0], text_norm(words) * (1 + text_mod[1]) + text_mod[0]
 
         def heads(rows: torch.Tensor) -> torch.Tensor:
-            return rows.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+            split: torch.Tensor = rows.unflatten(-1, (-1, attn.head_dim))
+            return split.transpose(1, 2)
 
         q, k, v = (heads(self.linear(f"{name}.{n}", getattr(attn, n), x)) for n in ("to_q", "to_k", "to_v"))
         query = torch.cat([attn.norm_added_q(heads(attn.add_q_proj(y))), attn.norm_q(q)], 2)
@@ -228,4 +232,4 @@ class _Concatenated:
         out = torch.cat([self.attention(attn.norm_q(query), attn.norm_k(key), value), mlp], -1)
         if self.is_flux2:
             return rows + gate * self.linear(f"{name}.to_out", attn.to_out, out)
-        return rows + gate * block.proj_out(out)
+        return rows + gate * torch.as_tensor(block.proj_out(out))

@@ -15,19 +15,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from ...backbones.flux.dit import DiTBackbone
 from ...hero_stage.lora.adapters import HeroLoRA, LoRASpec
 from ...hero_stage.sampling import KINDS, RestoreSettings, run_conditions
-from ..making import facts
 from .clocks import Clock
 from .hero_concatenated import peft_condition_lora
 from .hero_straightforward import plain_loss, plain_restore
 from .real_sizes import empty_backbone
-from .speed_settings import COUNTED, HeroSpeed
+from .speed_settings import COUNTED, HeroSpeed, facts
 
 
 def count(run: Callable[[], Any]) -> int:
     """Multiply-adds of matrix products and attention in a run (torch counts each as two operations)."""
     with FlopCounterMode(display=False) as counter:
         run()
-    return counter.get_total_flops() // 2
+    return int(counter.get_total_flops()) // 2
 
 
 def count_training(backbone: DiTBackbone, grid: tuple[int, int], *, rank: int, draws: int) -> dict[str, float]:

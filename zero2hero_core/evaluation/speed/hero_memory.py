@@ -24,8 +24,7 @@ from ...hero_stage.sampling import KINDS, run_conditions
 from ...hero_stage.training.pairs import TrainingPair
 from ...hero_stage.training.trainer import HeroSettings, HeroTrainer
 from ...memory_batches import is_out_of_memory
-from ..making import machine, now
-from ..revision import revision
+from ..making import machine, now, revision
 from .live_bytes import Nf4Shape, counting
 from .memory_cases import BARS, GB, MemoryCases
 from .real_sizes import as_backbone, build_dit_of, random_backbone

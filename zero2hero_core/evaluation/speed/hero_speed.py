@@ -22,12 +22,11 @@ from ...backbones.flux.dit import DiTBackbone, LatentCodec
 from ...hero_stage.sampling import KINDS, RestoreSettings, restore_latents
 from ...hero_stage.training.pairs import TrainingPair
 from ...hero_stage.training.trainer import HeroSettings, HeroTrainer
-from ..making import facts
 from .clocks import Clock, PartTimer, Side, cpu_threads, ratio, take_turns
 from .hero_flops import counted_frame, counted_training
 from .hero_straightforward import PlainTrainer, plain_restore
 from .real_sizes import empty_backbone, load_hero_model, smooth_frames
-from .speed_settings import HeroSpeed
+from .speed_settings import HeroSpeed, facts
 
 PASSES = {"condition": "condition passes", "velocity": "noise passes"}  # methods of the backbone
 

@@ -23,7 +23,7 @@ class LivePeak(TorchDispatchMode):
     """Bytes of all tensors that were made under it and are alive, each storage once, and the most at one time."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's
         self.held: dict[int, tuple[StorageWeakRef, int]] = {}
         self.sum = self.peak = 0
 
@@ -71,20 +71,24 @@ def counting() -> Iterator[LivePeak]:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     def attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, bias: Any = None) -> torch.Tensor:
-        return _FusedAttention.apply(query, key, value)
+        out: torch.Tensor = _FusedAttention.apply(query, key, value)  # type: ignore[no-untyped-call]  # torch's
+        return out
 
     # Modules of such tensors cannot be moved, and all are where they belong already.
     module: Any = torch.nn.Module
     move = module.to
     before = condition_tokens.attend
-    condition_tokens.attend = dit_attention.attend = attend
+    callers: list[Any] = [condition_tokens, dit_attention]  # modules that have the name
+    for caller in callers:
+        caller.attend = attend
     module.to = lambda one, *_, **__: one
     try:
         with FakeTensorMode(), LivePeak() as live:
             yield live
     finally:
         module.to = move
-        condition_tokens.attend = dit_attention.attend = before
+        for caller in callers:
+            caller.attend = before
 
 
 class _Unpacked(torch.autograd.Function):
@@ -116,5 +120,6 @@ class Nf4Shape(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features)."""
-        out = _Unpacked.apply(x, self.weight, (self.out_features, self.in_features))
+        shape = (self.out_features, self.in_features)
+        out: torch.Tensor = _Unpacked.apply(x, self.weight, shape)  # type: ignore[no-untyped-call]  # torch's
         return out if self.bias is None else out + self.bias

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ...checks import InputError
+from ...checks import InputError, setting
 from ...hero_stage.memory.model_size import FLUX1_DEV, FLUX2_KLEIN_4B, ModelSize
 
 GB = 10**9
@@ -36,7 +36,7 @@ class MemoryCases:
     def __post_init__(self) -> None:
         if not self.forms:
             known = {name: forms for name, (_, forms) in MODELS.items() if name in self.models}
-            raise InputError(f"--weights: expected some of {known}, got {' '.join(self.weights or ())}.")
+            raise InputError(f"{setting('weights')}: expected some of {known}, got {' '.join(self.weights or ())}.")
 
     @property
     def forms(self) -> list[tuple[ModelSize, str]]:

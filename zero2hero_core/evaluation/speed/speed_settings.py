@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ...checks import InputError, check_range
+from ...checks import InputError, check_range, setting
+from ..making import machine, now, revision
+
+if TYPE_CHECKING:
+    from .clocks import Clock
 
 MODELS = {"zero": ("tiny", "sd15"), "hero": ("tiny", "klein", "flux1")}  # part -> models that it runs on
 DTYPES = ("float32", "bfloat16")
@@ -60,13 +64,15 @@ class ZeroSpeed:
     def __post_init__(self) -> None:
         for size in self.sizes:
             if size < 64 or size % 64:
-                raise InputError(f"--size: Zero-Stage expects multiples of 64 pixels from 64 up, got {size}.")
+                raise InputError(
+                    f"{setting('size')}: Zero-Stage expects multiples of 64 pixels from 64 up, got {size}."
+                )
             most = (size // 16) ** 2  # tokens of the middle attention grid
             if not (self.k == -1 or 1 <= self.k <= most):
-                raise InputError(f"--k: expected 1 to {most} (or -1 for all) at {size} px, got {self.k}.")
-        check_range("--steps", self.steps, 1, 999)
+                raise InputError(f"{setting('k')}: expected 1 to {most} (or -1 for all) at {size} px, got {self.k}.")
+        check_range(setting("steps"), self.steps, 1, 999)
         for name in ("frames", "turns", "ensemble", "batch"):
-            check_range(f"--{name}", getattr(self, name), 1, 1024)
+            check_range(setting(name), getattr(self, name), 1, 1024)
 
     @property
     def told(self) -> dict[str, Any]:
@@ -102,15 +108,33 @@ class HeroSpeed:
     def __post_init__(self) -> None:
         for size in (*self.sizes, *(size for size, _ in self.training)):
             if size < 16 or size % 16:
-                raise InputError(f"--size: Hero-Stage expects multiples of 16 pixels from 16 up, got {size}.")
+                raise InputError(
+                    f"{setting('size')}: Hero-Stage expects multiples of 16 pixels from 16 up, got {size}."
+                )
         if self.model == "tiny" and (self.blocks or self.dtype != "float32"):
-            raise InputError("--model tiny: expected no --blocks, and --dtype float32.")
-        check_range("--steps", self.steps, 1, 1000)
+            raise InputError(
+                f"{setting('model')} tiny: expected no {setting('blocks')}, and {setting('dtype')} float32."
+            )
+        check_range(setting("steps"), self.steps, 1, 1000)
         for name in ("turns", "rank"):
-            check_range(f"--{name}", getattr(self, name), 1, 4096)
+            check_range(setting(name), getattr(self, name), 1, 4096)
 
     @property
     def told(self) -> dict[str, Any]:
         """What stands beside a figure."""
         names = ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks")
         return {name: getattr(self, name) for name in names}
+
+
+def facts(part: str, settings: ZeroSpeed | HeroSpeed, clock: Clock) -> dict[str, Any]:
+    """What every row of a report says of its making."""
+    return {
+        "part": part,
+        "model": settings.model,
+        "device": settings.device,
+        "settings": settings.told,
+        "clock": clock.kind,
+        "machine": machine(settings.device),
+        "commit": revision(),
+        "date": now(),
+    }

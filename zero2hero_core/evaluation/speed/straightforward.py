@@ -78,7 +78,8 @@ class Straightforward:
         """Return the guided noise of two equal samples, with guidance scale 0: the second one's."""
         both = torch.cat([latents, latents])
         text, empty = self.unet(both, timestep, encoder_hidden_states=self.text_and_empty).sample.chunk(2)
-        return empty + 0.0 * (text - empty)
+        noise: torch.Tensor = empty + 0.0 * (text - empty)
+        return noise
 
     def invert(self, latents: Tensor) -> tuple[list[Tensor], Bank]:
         """Return the latents after every DDIM inversion step, and Q, K, V of the decoder; latents (1, C, h, w)."""

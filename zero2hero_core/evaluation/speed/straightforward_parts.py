@@ -51,7 +51,8 @@ def masked_attention(attn: Any, query: Tensor, key: Tensor, value: Tensor, mask:
     """Return softmax(tau q k^T / sqrt(d) + 100 M) v after the output projection; mask (1, N, N) of 0 and 1."""
     scores = torch.baddbmm(mask, query * tau, key.transpose(-1, -2), beta=100.0, alpha=attn.scale)
     hidden_states = attn.batch_to_head_dim(torch.bmm(scores.softmax(dim=-1), value))
-    return attn.to_out[1](attn.to_out[0](hidden_states))
+    out: torch.Tensor = attn.to_out[1](attn.to_out[0](hidden_states))
+    return out
 
 
 class _FeaturesReady(Exception):

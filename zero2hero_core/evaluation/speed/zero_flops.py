@@ -12,11 +12,10 @@ from typing import Any
 
 import torch
 
-from ..making import facts
 from .clocks import Clock
 from .hero_flops import count
 from .real_sizes import build_sd15
-from .speed_settings import COUNTED, ZeroSpeed
+from .speed_settings import COUNTED, ZeroSpeed, facts
 
 Calls = dict[str, int]  # "unet", "features", "encode", "decode" -> samples of a whole clip that go through
 

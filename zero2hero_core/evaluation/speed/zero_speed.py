@@ -17,11 +17,10 @@ from torch import Tensor
 from ...backbones.sd.unet import UNetBackbone
 from ...checks import Zero2HeroError
 from ...zero_stage.stage import ZeroStage, ZeroStageSettings
-from ..making import facts
 from . import zero_flops
 from .clocks import Clock, ModelClock, PartTimer, Side, cpu_threads, ratio, take_turns
 from .real_sizes import load_zero_model, smooth_frames
-from .speed_settings import ZeroSpeed
+from .speed_settings import ZeroSpeed, facts
 from .straightforward import PlainSettings, run_straightforward
 
 TIMESTEP, BLOCK = 261, 1  # of the features, on both sides: the authors'

@@ -7,14 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from ...checks import InputError
-
-# mode -> what its conditions show (paper, Table 1)
-MODES: dict[str, tuple[str, ...]] = {
-    "explicit": ("zero", "frame"),
-    "implicit": ("zero",),
-    "zero-ref": ("zero",),
-    "tgt-ref": ("frame",),
-}
+from ...paper import MODES
 
 
 @dataclass(frozen=True)

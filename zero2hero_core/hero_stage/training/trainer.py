@@ -21,9 +21,10 @@ from ...backbones.surface import TrainableDiT
 from ...checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from ...diffusion.flow_matching import draw_sigma, mix_noise
 from ...files.names import temporary_name
+from ...paper import MODES, training_steps
 from ..lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
 from ..sampling import run_conditions
-from .pairs import MODES, TrainingPair
+from .pairs import TrainingPair
 from .views import LARGEST_SHIFT
 
 DiT = TypeVar("DiT", bound=TrainableDiT)
@@ -104,7 +105,7 @@ class HeroSettings:
     @property
     def total(self) -> int:
         """Number of steps."""
-        return self.steps if self.steps is not None else (400 if len(self.kinds) > 1 else 600)
+        return self.steps if self.steps is not None else training_steps(self.mode)
 
     def seen(self, size_hw: tuple[int, int], multiple: int = 1) -> tuple[int, int]:
         """What a step sees of pictures of a size, in whole cells of `multiple` (crop)."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from ...files.names import temporary_name
+from ...files.tensor_file import write_tensors
 from ..autoencoder import PatchAutoencoder, fit_patch_autoencoder
 from ..scenes.scene import Scene, split_seed
 
@@ -28,6 +28,16 @@ class Pool:
     latents: torch.Tensor
     coords: torch.Tensor
     visible: torch.Tensor
+
+
+def log_hundreds(log: Callable[[str], object]) -> Callable[[int, int], None]:
+    """A progress of rendering, (clips done, clips), that tells every hundredth clip."""
+
+    def report(done: int, total: int) -> None:
+        if done % 100 == 0:
+            log(f"rendered {done} of {total} clips")
+
+    return report
 
 
 def scene_pictures(split: str, count: int, size: int) -> torch.Tensor:
@@ -116,9 +126,8 @@ def cached_pool(path: Path, build: Callable[[], Pool]) -> Pool:
     if not path.exists():
         pool = build()
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = temporary_name(path)
-        save_file({"latents": pool.latents, "coords": pool.coords, "visible": pool.visible.to(torch.uint8)}, part)
-        part.replace(path)
+        tensors = {"latents": pool.latents, "coords": pool.coords, "visible": pool.visible.to(torch.uint8)}
+        write_tensors(path, tensors, {})
     stored = load_file(path)
     return Pool(stored["latents"], stored["coords"], stored["visible"].bool())
 

@@ -98,4 +98,5 @@ def shade_texture(appearance: Appearance, points: torch.Tensor) -> torch.Tensor:
     """Colour (N, 3) in [0, 1] of texture coordinates (N, D)."""
     waves = torch.sin(points @ appearance.waves + appearance.phases)
     fields = waves.view(-1, FIELDS, WAVES).sum(-1) / WAVES**0.5
-    return (fields * appearance.sharpness).softmax(-1) @ appearance.palette
+    colours: torch.Tensor = (fields * appearance.sharpness).softmax(-1) @ appearance.palette
+    return colours
