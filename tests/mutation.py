@@ -327,7 +327,10 @@ class Copy:
         """Work here: nothing of the package was imported before."""
         os.chdir(self.folder)
         sys.dont_write_bytecode = True
-        sys.path[:] = [str(self.folder), *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests"))]
+        sys.path[:] = [
+            str(self.folder),
+            *(p for p in sys.path if Path(p or ".").resolve() not in (ROOT, ROOT / "tests")),
+        ]
         assert not any(name.split(".")[0] == CORE for name in sys.modules)
 
     def try_out(self, mutant: Mutant, order: Sequence[str], seconds: float) -> tuple[str, str]:
@@ -398,7 +401,9 @@ def check_package(package: str, args: argparse.Namespace, copy: Copy) -> list[di
         row = asdict(mutant) | {"outcome": outcome, "by": by, "seconds": round(time.monotonic() - begun, 2)}
         del row["source"], row["last_line"], row["at_import"]
         results.append(row)
-        print(f"{outcome:9}{mutant.file}:{mutant.line}: {_short(mutant.before)}  ->  {_short(mutant.after)}", flush=True)
+        print(
+            f"{outcome:9}{mutant.file}:{mutant.line}: {_short(mutant.before)}  ->  {_short(mutant.after)}", flush=True
+        )
     return results
 
 

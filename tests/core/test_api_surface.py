@@ -92,7 +92,9 @@ def test_every_public_name_says_what_it_is(repository: Path) -> None:
 def test_every_module_says_what_it_is(repository: Path) -> None:
     """What is in a file, or in a folder, stands at its head."""
     sources = {path: path.read_text(encoding="utf-8") for path in sorted((repository / CORE).rglob("*.py"))}
-    bare = [str(path.relative_to(repository)) for path, text in sources.items() if not ast.get_docstring(ast.parse(text))]
+    bare = [
+        str(path.relative_to(repository)) for path, text in sources.items() if not ast.get_docstring(ast.parse(text))
+    ]
     assert bare == []
 
 

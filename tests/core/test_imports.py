@@ -187,7 +187,9 @@ def circles(graph: dict[str, set[str]]) -> set[tuple[str, ...]]:
 
     reach = {node: reached(node) for node in graph}
     return {
-        tuple(sorted(other for other in reach[node] if node in reach.get(other, ()))) for node in graph if node in reach[node]
+        tuple(sorted(other for other in reach[node] if node in reach.get(other, ())))
+        for node in graph
+        if node in reach[node]
     }
 
 
@@ -243,7 +245,15 @@ def test_every_room_stands(repository: Path) -> None:
 
 KNOWN = {
     f"{CORE}.{name}"
-    for name in ("zero_stage", "zero_stage.stage", "backbones", "backbones.sd", "backbones.sd.unet", "tiny", "jobs.edit")
+    for name in (
+        "zero_stage",
+        "zero_stage.stage",
+        "backbones",
+        "backbones.sd",
+        "backbones.sd.unet",
+        "tiny",
+        "jobs.edit",
+    )
 }
 
 

@@ -127,7 +127,11 @@ def plots_speed_defaults(part: str) -> dict[str, Any]:
 
 
 def side(seconds: float, **parts: float) -> dict[str, Any]:
-    return {"seconds": seconds, "all_seconds": [seconds], "parts": {name.replace("_", " "): s for name, s in parts.items()}}
+    return {
+        "seconds": seconds,
+        "all_seconds": [seconds],
+        "parts": {name.replace("_", " "): s for name, s in parts.items()},
+    }
 
 
 def bars(axes: Any) -> list[tuple[float, float, float]]:
