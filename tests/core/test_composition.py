@@ -1,7 +1,7 @@
 """Composition is in jobs/ alone: command line and nodes ask for a job and hand on its result.
 
-Read from the imports: of a stage they know settings and constants, of the rest of the method no function that does a part
-of it. What they cannot import they cannot call.
+Read from the imports: of a stage they know settings and constants, of the rest of the method no function that does a
+part of it. What they cannot import they cannot call.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def may_ask(place: str, name: str) -> bool:
 
 
 def imported(source: str) -> Iterator[tuple[str, str]]:
-    """Module of the core, and name, of every import from it: `from ..x.y import name`; a whole module has the name "*"."""
+    """Module of the core, and name, of every `from ..x.y import name`; a whole module has the name "*"."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ImportFrom) and node.level:
             place = (node.module or "").removeprefix(CORE).lstrip(".")

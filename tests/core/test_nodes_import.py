@@ -1,5 +1,5 @@
-"""The nodes load quickly beside the host, and the root says only what the host reads. Which part of the nodes imports what
-is in test_imports.py."""
+"""The nodes load quickly beside the host, and the root says only what the host reads. Which part of the nodes imports
+what is in test_imports.py."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tiny_models import random_dit
 from zero2hero_core.checks import InputError
 from zero2hero_core.cli import zero as cli_zero
 from zero2hero_core.cli.main import main
@@ -24,32 +25,13 @@ from zero2hero_core.jobs import train as cli_hero_train
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.video.source import image_writer, open_frames, read_image
+from zero2hero_core.video import image_writer
+from zero2hero_core.video.source import open_frames, read_image
 from zero2hero_core.video.writer import VideoWriter, write_image
 from zero2hero_core.zero_stage.stage import ZeroStage
 
 COUNT, RATE, SIDE, STEPS = 4, 8, 64, 4
-
-
-def make_dit() -> Any:
-    """A tiny DiT of random weights, the same at every call, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=dit.TEXT_WIDTH,
-        pooled_projection_dim=dit.TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    backbone = dit.as_dit_backbone(transformer.eval(), PatchAutoencoder())
-    backbone.recommended = {"rank": 4, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
-    return backbone
+ADVICE = {"rank": 4, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="session")
@@ -62,7 +44,11 @@ def quicken(patch: pytest.MonkeyPatch, unet: Any) -> None:
     """Random models; a single Zero-Stage step; no plots, which would take most of a tiny run."""
     run = cli_zero.run
     patch.setattr(model, "load_tiny", lambda device="cpu": unet)
-    patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": make_dit())
+    patch.setattr(
+        dit,
+        "load_tiny_dit",
+        lambda folder=None, device="cpu": random_dit(**ADVICE),
+    )
     patch.setattr(cli_zero, "run", lambda args: run(argparse.Namespace(**vars(args) | {"num_inference_steps": 1})))
     patch.setattr(TrainingLog, "plot", lambda self, path: Path(path).touch())
 

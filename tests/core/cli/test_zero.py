@@ -22,7 +22,8 @@ from zero2hero_core.correspondence.file import load_correspondences
 from zero2hero_core.jobs import zero as cli_zero_job
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.video.source import image_writer, open_frames
+from zero2hero_core.video import image_writer
+from zero2hero_core.video.source import open_frames
 from zero2hero_core.video.writer import VideoWriter, write_image
 from zero2hero_core.zero_stage.stage import ZeroStage
 

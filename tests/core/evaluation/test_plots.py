@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -177,7 +178,7 @@ def test_cases_stand_apart_and_each_thing_has_its_picture(drawn: Figures, tmp_pa
     assert drawn["speed_hero_frame"].get_title() == "Hero-Stage: a restored frame"
     axes = drawn["speed_hero_training"]
     places = list(axes.get_yticks())
-    gaps = [round(b - a, 3) for a, b in zip(places, places[1:], strict=False)]
+    gaps = [round(b - a, 3) for a, b in pairwise(places)]
     assert gaps == [1.0, 1.0, 1.0, 1.6, 1.0, 1.0, 1.0]
     names = [text.get_text().rpartition(": ")[2] for text in axes.get_yticklabels()]
     assert names == ["straightforward", "without encoding", "bare base", "ours"] * 2

@@ -276,7 +276,7 @@ def test_the_plot_smooths_over_a_twentieth_of_a_long_run(tmp_path: Path, monkeyp
     assert curves(loss)["smoothed"][1] == pytest.approx(smoothed(values, 10.0))
     assert curves(quality) == {} and quality.get_legend() is None
     assert [text.get_text() for text in quality.texts] == ["nothing logged yet"]
-    assert [line.get_marker() for line in loss.get_lines()][0] == ""  # points are for four steps and fewer
+    assert loss.get_lines()[0].get_marker() == ""  # points are for four steps and fewer
 
 
 def test_the_plot_leaves_out_what_has_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

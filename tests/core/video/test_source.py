@@ -16,7 +16,7 @@ from PIL import Image
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
 from zero2hero_core.video.source import FrameSource, open_frames
 
-CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data"
+CLIPS = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def make_clip(path: Path, count: int = 30, codec: str = "libx264", pix_fmt: str = "yuv420p", *, size_hw=(48, 64),

@@ -15,11 +15,11 @@ import torch
 from PIL import Image
 
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
+from zero2hero_core.video import writer as video_writer
 from zero2hero_core.video.source import open_frames, read_image, read_mask
-from zero2hero_core.video.source import writer as video_writer
 from zero2hero_core.video.writer import VideoWriter, write_image
 
-CLIPS = Path(__file__).resolve().parents[3] / "shared" / "data"
+CLIPS = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def smooth_clip(count: int = 8, height: int = 64, width: int = 96) -> torch.Tensor:
@@ -293,7 +293,7 @@ def test_bad_frames(tmp_path):
 FULL_DISK = """
 import resource, sys, torch
 from zero2hero_core.checks import Zero2HeroError
-from zero2hero_core.video_writer import VideoWriter
+from zero2hero_core.video.writer import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 for path in sys.argv[1:]:
     try:
@@ -306,10 +306,9 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
-    root = Path(__file__).resolve().parents[2]
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, repository):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "clip.mp4"), str(tmp_path / "clip.mkv")]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    ran = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert len(lines) == 2
     assert all("no space left on the disk" in line or "reached the disk; is it full?" in line for line in lines)
