@@ -8,7 +8,8 @@ it survives when all pass. Everything happens in a copy of the checkout in a tem
 libraries are imported once; each mutant gets a fork of that process. First all tests run once while it is written down
 which lines each runs, so that a mutant is shown only to tests that come by, the fastest first.
 
-Left alone: docstrings, annotations, decorators, assertions, what is raised, f-strings, `if TYPE_CHECKING`.
+Left alone: docstrings, annotations, decorators, assertions, what is raised, f-strings, `if TYPE_CHECKING`, texts that a
+`check_...` only puts into its message; the order of two equal arguments, or of those of max and min.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Or: ast.And,
 }
 
+SYMMETRIC = ("max", "min", "torch.equal", "torch.maximum", "torch.minimum")
+
 
 @dataclass(frozen=True)
 class Mutant:
@@ -126,8 +129,15 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
         yield ast.Pass()
     elif isinstance(node, (ast.Break, ast.Continue)):
         yield ast.Continue() if isinstance(node, ast.Break) else ast.Break()
-    elif isinstance(node, ast.Call) and len(node.args) > 1 and not any(isinstance(a, ast.Starred) for a in node.args):
+    elif isinstance(node, ast.Call) and _order_matters(node):
         yield ast.Call(node.func, [node.args[1], node.args[0], *node.args[2:]], node.keywords)
+
+
+def _order_matters(call: ast.Call) -> bool:
+    """Whether the first two arguments are two things, of a function that tells them apart."""
+    if len(call.args) < 2 or any(isinstance(argument, ast.Starred) for argument in call.args):
+        return False
+    return ast.unparse(call.func) not in SYMMETRIC and ast.unparse(call.args[0]) != ast.unparse(call.args[1])
 
 
 def _is_constant(node: ast.AST, value: object) -> bool:
@@ -150,6 +160,11 @@ def sites(node: ast.AST, inside: bool = False) -> Iterator[tuple[ast.AST, ast.AS
         return
     for other in changes(node):
         yield node, other, not inside
+    if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("check_"):  # names for messages
+        for argument in (*node.args, *(keyword.value for keyword in node.keywords)):
+            if not any(isinstance(part, ast.Constant) and isinstance(part.value, str) for part in ast.walk(argument)):
+                yield from sites(argument, inside)
+        return
     if (test := _tests(node)) is not None and not isinstance(test, ast.Compare):
         yield test, ast.UnaryOp(ast.Not(), test), not inside
     if isinstance(node, (ast.FunctionDef, ast.ClassDef)):

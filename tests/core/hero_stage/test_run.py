@@ -351,3 +351,9 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     with pytest.raises(Zero2HeroError, match="holds NaN or infinity"):
         run.save()
     assert {name: (tmp_path / name).read_bytes() for name in (STATE, LORA)} == before
+
+
+def test_a_run_makes_its_folder_and_those_above(tmp_path):
+    make_run(tmp_path / "a" / "b", steps=1).run()
+    assert (tmp_path / "a" / "b" / LORA).is_file()
+    make_run(tmp_path / "c", steps=1).run()
