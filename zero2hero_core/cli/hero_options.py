@@ -41,7 +41,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--alpha", type=float, metavar="X", help="factor alpha / rank on the LoRA (default: the rank)")
     group.add_argument("--lora-layers", nargs="+", default=(), metavar="L", help="some of q k v out (default: all)")
     group.add_argument("--train-steps", type=whole(1), metavar="N", help="steps of training")
-    group.add_argument("--learning-rate", type=float, metavar="X")
+    group.add_argument("--learning-rate", type=float, metavar="X", help="of the adapters; too high ends in noise")
     group.add_argument("--decay", action=argparse.BooleanOptionalAction, help="let the learning rate fall to zero")
     group.add_argument("--pairs", type=whole(1), metavar="N", help="training pairs per step")
     group.add_argument("--draws", type=whole(1), metavar="N", help="noise levels per pair and step")
@@ -53,7 +53,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--high-noise", type=float, metavar="X", help="share of noise levels drawn near 1, for few sampling steps"
     )
-    group.add_argument("--optimiser", choices=("adamw", "adamw8bit"), default="adamw")
+    group.add_argument(
+        "--optimiser",
+        choices=("adamw", "adamw8bit"),
+        default="adamw",
+        help="adamw8bit: less memory, needs bitsandbytes",
+    )
     group.add_argument("--checkpointing", action="store_true", help="less memory, slower")
     group.add_argument("--train-seed", type=whole(0), default=0, metavar="N", help="of the training")
     group.add_argument("--save-every", type=whole(1), default=100, metavar="N", help="steps between checkpoints")

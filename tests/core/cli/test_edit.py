@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from tiny_models import random_dit
 from zero2hero_core.checks import InputError
 from zero2hero_core.cli.main import main
 from zero2hero_core.hero_stage.lora.file import read_metadata
@@ -30,27 +31,7 @@ from zero2hero_core.video.writer import VideoWriter, write_image
 from zero2hero_core.zero_stage.stage import ZeroStage
 
 COUNT, RATE, SIDE, STEPS = 4, 8, 64, 4
-
-
-def make_dit() -> Any:
-    """A tiny DiT of random weights, the same at every call, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=dit.TEXT_WIDTH,
-        pooled_projection_dim=dit.TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    backbone = dit.as_dit_backbone(transformer.eval(), PatchAutoencoder())
-    backbone.recommended = {"rank": 4, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
-    return backbone
+ADVICE = {"rank": 4, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
 
 
 @pytest.fixture(scope="session")
@@ -67,7 +48,7 @@ def quicken(patch: pytest.MonkeyPatch, unet: Any) -> None:
     """Random models; a single Zero-Stage step; no plots, which would take most of a tiny run."""
     run = zero_job.run
     patch.setattr(model, "load_tiny", lambda device="cpu": unet)
-    patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": make_dit())
+    patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": random_dit(**ADVICE))
     patch.setattr(zero_job, "run", lambda request, listener: run(one_step(request), listener))
     patch.setattr(TrainingLog, "plot", lambda self, path: Path(path).touch())
 

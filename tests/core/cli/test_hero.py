@@ -17,6 +17,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from tiny_models import random_dit
 from zero2hero_core.cli.main import main
 from zero2hero_core.hero_stage.lora.file import read_metadata
 from zero2hero_core.hero_stage.stage import HeroStage
@@ -41,31 +42,13 @@ def pictures(count: int = COUNT, height: int = SIDE, width: int = SIDE, seed: in
     return torch.stack([torch.stack(frame) for frame in frames]) / 2 + 0.5
 
 
-def make_backbone(autoencoder: PatchAutoencoder) -> Any:
-    """A tiny DiT of random weights, the same at every call, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=dit.TEXT_WIDTH,
-        pooled_projection_dim=dit.TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    backbone = dit.as_dit_backbone(transformer.eval(), autoencoder)
-    backbone.recommended = {"rank": 4, "draws": 2, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
-    return backbone
+ADVICE = {"rank": 4, "draws": 2, "crop": 0.5, "light": 1.0, "num_inference_steps": 2}
 
 
 def random_model(patch: pytest.MonkeyPatch, material: Path) -> None:
     autoencoder = PatchAutoencoder()
     autoencoder.load_state_dict(load_file(material / "autoencoder.safetensors"))
-    patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": make_backbone(autoencoder))
+    patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": random_dit(autoencoder, **ADVICE))
 
 
 def store_zero(folder: Path, frames: dict[int, torch.Tensor], **state: Any) -> None:
@@ -262,7 +245,7 @@ test_hero.main(test_hero.train_arguments(material, out))
 
 def test_killed_and_resumed_equals_an_unbroken_run_to_the_bit(train, material, unbroken, tmp_path, repository):
     out = tmp_path / "out"
-    path = os.pathsep.join([str(repository), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join([str(repository), str(repository / "tests" / "shared"), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-c", SCRIPT, str(Path(__file__).parent), str(material), str(out), "4"]
     killed = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr

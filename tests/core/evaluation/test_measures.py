@@ -1,18 +1,15 @@
-"""PSNR, PCK, pixel swap and the explaining pictures, against other libraries or by hand."""
+"""PSNR, PCK and pixel swap, against other libraries or by hand."""
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
 from zero2hero_core.checks import ShapeError
-from zero2hero_core.correspondence.match import Correspondence, LevelMatches
-from zero2hero_core.correspondence.pictures import coordinate_colours, matches_picture
+from zero2hero_core.correspondence.match import LevelMatches
 from zero2hero_core.metrics.psnr import pck, psnr
 from zero2hero_core.propagation.pixel_swap import pixel_swap
-from zero2hero_core.video.labelled_grid import labelled_grid
 
 
 def test_psnr_equals_scikit_image() -> None:
@@ -56,24 +53,3 @@ def test_match_coordinates_are_cell_centres() -> None:
     coords = level([0, 5, 3, 1, 2, 4], (2, 3)).coords_xy()
     assert coords.shape == (2, 3, 2)
     assert coords[0, 1].tolist() == pytest.approx([5 / 6, 0.75])
-
-
-def test_pictures_have_all_parts() -> None:
-    picture = torch.rand(3, 16, 16, generator=torch.Generator().manual_seed(1))
-    match = level(list(range(4)), (2, 2))
-    correspondence = Correspondence((match,), torch.ones(2, 2), torch.zeros(2, 2))
-    shown = matches_picture(correspondence, picture, picture)
-    assert shown.shape == (3, 16, 80)
-    assert torch.equal(shown[:, :, 16:32], shown[:, :, 48:64])  # identity: colours found = colours of the anchor
-    assert torch.equal(shown[:, :, :16], picture) and bool((shown[:, :, 64:] == 1).all())
-    grid = labelled_grid([[picture, picture], [picture, picture]], ["a", "b"], ["one", "two"])
-    assert grid.shape[0] == 3 and bool((grid == 0).any())  # letters are black
-    assert np.isclose(float(grid[:, :2].min()), 1.0)
-    with pytest.raises(ShapeError, match="2 pictures"):
-        labelled_grid([[picture]], ["a", "b"], ["one"])
-
-
-def test_colours_tell_corners_apart() -> None:
-    corners = torch.tensor([[[0.01, 0.01], [0.99, 0.01]], [[0.01, 0.99], [0.99, 0.99]]])
-    colours = coordinate_colours(corners)[:2].flatten(1).T
-    assert float(torch.cdist(colours, colours)[~torch.eye(4, dtype=torch.bool)].min()) > 0.9

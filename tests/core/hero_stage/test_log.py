@@ -223,6 +223,74 @@ def test_a_plot_of_one_kind_of_rows_leaves_the_other_panel_without_curves(tmp_pa
     assert all(len(painted(picture, COLOURS[name])[0]) == 0 for name in ("psnr_anchor", "psnr_truth"))
 
 
+def panels(log: TrainingLog, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The axes of a log's plot."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    seen: list[Any] = []
+    draw = FigureCanvasAgg.print_png
+
+    def keep(canvas: Any, *args: Any, **named: Any) -> None:
+        seen.append(canvas.figure)
+        draw(canvas, *args, **named)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FigureCanvasAgg, "print_png", keep)
+        log.plot(log.path.with_name("plot.png"))
+    (figure,) = seen
+    return list(figure.axes)
+
+
+def curves(panel: Any) -> dict[str, tuple[list[float], list[float]]]:
+    return {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in panel.get_lines()}
+
+
+def test_the_plot_holds_the_rows_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loss, quality = panels(filled(tmp_path, steps=6), monkeypatch)
+    steps, losses = [1, 2, 3, 4, 5, 6], [pytest.approx(1 / step) for step in range(1, 7)]
+    shown = curves(loss)
+    assert list(shown) == ["each step", "smoothed"]
+    assert shown["each step"] == (steps, losses)
+    assert shown["smoothed"] == (steps, pytest.approx(smoothed([1 / step for step in steps], 5.0)))
+    assert loss.get_yscale() == "log" and quality.get_yscale() == "linear"
+    assert curves(quality) == {
+        "anchor": ([0, 2, 4, 6], [15, 17, 19, 21]),
+        "frames with truth": ([0, 2, 4, 6], [14, 15, 16, 17]),
+        "Zero-Stage": ([0, 0, 6], [16, 16, 16]),
+    }
+    labels = {"loss (MSE of the velocity)", "PSNR (dB)"}
+    assert {loss.get_ylabel(), quality.get_ylabel()} == labels
+    for panel in (loss, quality):
+        assert panel.get_xlabel() == "training step" and panel.get_xlim() == pytest.approx((-0.12, 6.12))
+        assert [text.get_text() for text in panel.get_legend().get_texts()] == list(curves(panel))
+    styles = {line.get_label(): (line.get_linestyle(), line.get_marker()) for line in quality.get_lines()}
+    assert styles == {"anchor": ("-", "o"), "frames with truth": ("-", "o"), "Zero-Stage": ("--", "None")}
+
+
+def test_the_plot_smooths_over_a_twentieth_of_a_long_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TrainingLog(tmp_path)
+    values = [2.0 + (step % 2) for step in range(200)]
+    for step, value in enumerate(values):
+        log.append(step, loss=value)
+    loss, quality = panels(log, monkeypatch)
+    assert curves(loss)["smoothed"][1] == pytest.approx(smoothed(values, 10.0))
+    assert curves(quality) == {} and quality.get_legend() is None
+    assert [text.get_text() for text in quality.texts] == ["nothing logged yet"]
+    assert loss.get_lines()[0].get_marker() == ""  # points are for four steps and fewer
+
+
+def test_the_plot_leaves_out_what_has_no_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TrainingLog(tmp_path)
+    log.append(1, loss=0.5)
+    log.append(2, loss=0.0)
+    log.append(3, loss=math.nan, psnr_truth=math.inf)
+    log.append(4, loss=0.25, psnr_truth=20.0)
+    loss, quality = panels(log, monkeypatch)
+    assert curves(loss)["each step"] == ([1, 4], [0.5, 0.25])
+    assert curves(quality) == {"frames with truth": ([4], [20.0])}
+    assert loss.get_lines()[0].get_marker() == "."
+
+
 def test_plotting_leaves_pyplot_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "matplotlib.pyplot", raising=False)
     filled(tmp_path).plot(tmp_path / "plot.png")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import weakref
-from typing import Any
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
+from tiny_models import random_flux
 from zero2hero_core.attention.conditions import Condition
-from zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, DiTBackbone, TextEmbedding
+from zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, DiTBackbone
 from zero2hero_core.backbones.flux.precision import store_weights
 from zero2hero_core.checks import InputError
 from zero2hero_core.hero_stage.lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
@@ -24,16 +24,7 @@ UNUSED = "single_transformer_blocks.0.attn.to_q."
 
 
 def make_backbone(family: str, dtype: torch.dtype = torch.float32) -> DiTBackbone:
-    from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel
-
-    torch.manual_seed(5)
-    shape = {"in_channels": CHANNELS, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16}
-    shape |= {"num_attention_heads": 2, "joint_attention_dim": 8, "guidance_embeds": True}
-    if family == "flux2":
-        model: Any = Flux2Transformer2DModel(**shape, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4))
-        return DiTBackbone(model.to(dtype), FLUX2, text=TextEmbedding(torch.randn(1, 3, 8)))
-    model = FluxTransformer2DModel(**shape, pooled_projection_dim=8, axes_dims_rope=(4, 6, 6))
-    return DiTBackbone(model.to(dtype), FLUX1, text=TextEmbedding(torch.randn(1, 3, 8), torch.randn(1, 8)))
+    return random_flux({"flux1": FLUX1, "flux2": FLUX2}[family], dtype=dtype)
 
 
 def shake(lora: HeroLoRA, *indices: int) -> None:

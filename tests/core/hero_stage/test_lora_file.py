@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tiny_models import random_flux
 from zero2hero_core import __version__
-from zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, TINY, DiTBackbone, Family, TextEmbedding
+from zero2hero_core.backbones.flux.dit import FLUX1, FLUX2, TINY, DiTBackbone, Family
 from zero2hero_core.backbones.flux.precision import store_weights
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.hero_stage.lora.adapters import HeroLoRA, LoRASpec
@@ -25,17 +26,8 @@ CHANNELS, GRID, RANK = 8, (4, 4), 4
 DIGEST = "0" * 64
 
 
-def make_backbone(family: Family = FLUX1, *, heads: int = 2, double: int = 1, single: int = 1) -> DiTBackbone:
-    from diffusers import Flux2Transformer2DModel, FluxTransformer2DModel
-
-    torch.manual_seed(8)
-    shape: dict[str, Any] = {"in_channels": CHANNELS, "num_layers": double, "num_single_layers": single}
-    shape |= {"attention_head_dim": 16, "num_attention_heads": heads, "joint_attention_dim": 8, "guidance_embeds": True}
-    if family is FLUX2:
-        model: Any = Flux2Transformer2DModel(**shape, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4))
-        return DiTBackbone(model, family, text=TextEmbedding(torch.randn(1, 3, 8)))
-    model = FluxTransformer2DModel(**shape, pooled_projection_dim=8, axes_dims_rope=(4, 6, 6))
-    return DiTBackbone(model, family, text=TextEmbedding(torch.randn(1, 3, 8), torch.randn(1, 8)))
+def make_backbone(family: Family = FLUX1, **size: int) -> DiTBackbone:
+    return random_flux(family, seed=8, **size)
 
 
 def trained(backbone: DiTBackbone, count: int = 2, **spec: Any) -> HeroLoRA:

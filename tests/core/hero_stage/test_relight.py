@@ -54,3 +54,16 @@ def test_bad_values_are_refused():
         relight(grey(0.1), torch.Generator(), -1.0)
     with pytest.raises(ShapeError, match="pictures"):
         relight(torch.rand(3, 8, 8), torch.Generator())
+
+
+def test_exposure_slopes_and_tint_are_drawn_apart():
+    parts = []
+    for seed in range(300):
+        gain = (relight(torch.full((1, 3, 9, 9), 0.01), torch.Generator().manual_seed(seed))[0] / 0.01).log()
+        light = gain.mean(0)
+        right, down = (light[:, -1] - light[:, 0]).mean() / 2, (light[-1] - light[0]).mean() / 2
+        parts.append([light.mean(), right, down, *(gain.mean((1, 2)) - light.mean())[:2]])
+    among = torch.corrcoef(torch.tensor(parts).T)
+    # The three tints sum to zero here, so two of them lean against each other by a half.
+    assert float(among[:3, 3:].abs().max()) < 0.2 and float(among[:3, :3].triu(1).abs().max()) < 0.3
+    assert float(among[3, 4]) == pytest.approx(-0.5, abs=0.15)

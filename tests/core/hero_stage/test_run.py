@@ -10,36 +10,17 @@ import pytest
 import torch
 from PIL import Image
 
+from tiny_models import random_dit
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.hero_stage.lora.file import HeroMetadata, load_lora, read_metadata
 from zero2hero_core.hero_stage.training.log import PLOT_SIZE, TrainingLog
 from zero2hero_core.hero_stage.training.pairs import TrainingPair
 from zero2hero_core.hero_stage.training.run import LORA, PLOT, SAMPLES, STATE, Evaluation, RunSettings, TrainingRun
 from zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrainer
-from zero2hero_core.tiny.dit import TEXT_WIDTH, as_dit_backbone
 
 CHANNELS, GRID = 32, (2, 2)
 SIDE = 16
 Stop = Callable[[], bool]
-
-
-def make_backbone() -> Any:
-    """A tiny DiT of random weights, the same at every call, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=CHANNELS,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT_WIDTH,
-        pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    return as_dit_backbone(transformer.eval())
 
 
 def make_run(
@@ -57,7 +38,7 @@ def make_run(
     latents = torch.randn(3, 3, 1, CHANNELS, *GRID, generator=torch.Generator().manual_seed(1))
     pairs = [TrainingPair((row[0], row[1]), row[2]) for row in latents]
     chosen = HeroSettings(rank=4, learning_rate=1e-2, steps=steps, decay=decay)
-    trainer = HeroTrainer(make_backbone(), pairs, chosen)
+    trainer = HeroTrainer(random_dit(), pairs, chosen)
     settings = RunSettings(save_every, evaluate_every, patience)
     metadata = HeroMetadata.of(trainer.lora, mode="explicit")
     return TrainingRun(trainer, folder, metadata, evaluation, settings, stop=stop, progress=progress)
@@ -154,7 +135,7 @@ def test_the_lora_file_is_what_was_trained(unbroken, tmp_path):
     run = make_run(tmp_path)
     run.run()
     assert lora_bits(tmp_path) == lora_bits(unbroken)  # evaluations do not disturb the training either
-    loaded, _ = load_lora(unbroken / LORA, make_backbone())
+    loaded, _ = load_lora(unbroken / LORA, random_dit())
     trained = run.trainer.lora.state_dict()
     assert all(torch.equal(tensor, trained[key]) for key, tensor in loaded.state_dict().items())
 
@@ -370,3 +351,9 @@ def test_weights_that_are_no_numbers_are_never_saved(tmp_path):
     with pytest.raises(Zero2HeroError, match="holds NaN or infinity"):
         run.save()
     assert {name: (tmp_path / name).read_bytes() for name in (STATE, LORA)} == before
+
+
+def test_a_run_makes_its_folder_and_those_above(tmp_path):
+    make_run(tmp_path / "a" / "b", steps=1).run()
+    assert (tmp_path / "a" / "b" / LORA).is_file()
+    make_run(tmp_path / "c", steps=1).run()

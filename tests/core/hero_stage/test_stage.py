@@ -9,14 +9,13 @@ from typing import Any
 import pytest
 import torch
 
+from tiny_models import random_dit
 from zero2hero_core.backbones.flux.dit import DiTBackbone
 from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.diffusion.flow_matching import flow_sigmas
 from zero2hero_core.hero_stage.lora.adapters import HeroLoRA, LoRASpec
 from zero2hero_core.hero_stage.sampling import restore_latents
 from zero2hero_core.hero_stage.stage import HeroStage, RestoreSettings
-from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.tiny.dit import TEXT_WIDTH, as_dit_backbone
 
 KINDS = ("zero", "frame")
 SHORT = RestoreSettings(num_inference_steps=2)
@@ -24,22 +23,7 @@ SHORT = RestoreSettings(num_inference_steps=2)
 
 @pytest.fixture(scope="module")
 def backbone() -> DiTBackbone:
-    """A tiny DiT of random weights, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=32,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT_WIDTH,
-        pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    return as_dit_backbone(transformer.eval(), PatchAutoencoder())
+    return random_dit()
 
 
 @pytest.fixture(scope="module")

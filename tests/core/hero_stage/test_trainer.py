@@ -12,8 +12,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tiny_models import random_dit
 from zero2hero_core.attention.conditions import pack_latents, unpack_latents
-from zero2hero_core.backbones.flux.dit import DiTBackbone
 from zero2hero_core.checks import InputError, ShapeError, Zero2HeroError
 from zero2hero_core.diffusion.flow_matching import mix_noise
 from zero2hero_core.hero_stage.lora.adapters import HeroLoRA
@@ -23,30 +23,9 @@ from zero2hero_core.hero_stage.training import trainer as hero_training
 from zero2hero_core.hero_stage.training.pairs import TrainingPair
 from zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrainer
 from zero2hero_core.paper import MODES
-from zero2hero_core.tiny.autoencoder import PatchAutoencoder
-from zero2hero_core.tiny.dit import TEXT_WIDTH, as_dit_backbone
 
 CHANNELS, GRID = 32, (2, 2)
 QUICK = HeroSettings(rank=4, learning_rate=1e-2, steps=5)
-
-
-def make_backbone() -> DiTBackbone:
-    """A tiny DiT of random weights, the same at every call, one block of each kind."""
-    from diffusers import FluxTransformer2DModel
-
-    torch.manual_seed(0)
-    transformer: Any = FluxTransformer2DModel(
-        in_channels=CHANNELS,
-        num_layers=1,
-        num_single_layers=1,
-        attention_head_dim=32,
-        num_attention_heads=2,
-        joint_attention_dim=TEXT_WIDTH,
-        pooled_projection_dim=TEXT_WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
-    )
-    return as_dit_backbone(transformer.eval(), PatchAutoencoder())
 
 
 def make_pairs(number: int = 1, conditions: int = 2, grid: tuple[int, int] = GRID) -> list[TrainingPair]:
@@ -56,7 +35,7 @@ def make_pairs(number: int = 1, conditions: int = 2, grid: tuple[int, int] = GRI
 
 
 def make_trainer(settings: HeroSettings = QUICK, pairs: list[TrainingPair] | None = None) -> HeroTrainer:
-    return HeroTrainer(make_backbone(), pairs or make_pairs(conditions=len(settings.kinds)), settings)
+    return HeroTrainer(random_dit(), pairs or make_pairs(conditions=len(settings.kinds)), settings)
 
 
 def weights(trainer: HeroTrainer) -> dict[str, torch.Tensor]:
@@ -268,7 +247,7 @@ def test_every_mode_trains_with_its_conditions(mode):
 
 
 def test_close_gives_the_stock_model_back():
-    backbone, pairs = make_backbone(), make_pairs()
+    backbone, pairs = random_dit(), make_pairs()
     before = {key: tensor.clone() for key, tensor in backbone.transformer.state_dict().items()}
     trainer = HeroTrainer(backbone, pairs, replace(QUICK, checkpointing=True))
     trainer.step()
@@ -279,7 +258,7 @@ def test_close_gives_the_stock_model_back():
 
 
 def test_pairs_that_do_not_fit_are_refused_and_leave_the_model_alone():
-    backbone, (pair,) = make_backbone(), make_pairs()
+    backbone, (pair,) = random_dit(), make_pairs()
     other = make_pairs(grid=(2, 4))[0]
     wide = torch.zeros(1, CHANNELS + 4, *GRID)
     bad: list[tuple[list[TrainingPair], type[Exception], str]] = [
@@ -453,7 +432,7 @@ def test_a_step_that_gives_no_number_changes_nothing(what, value):
 def test_an_optimiser_whose_package_is_missing_says_so(monkeypatch):
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    backbone = make_backbone()
+    backbone = random_dit()
     with pytest.raises(InputError, match="adamw8bit: needs the package bitsandbytes; install it or choose adamw"):
         HeroTrainer(backbone, make_pairs(), replace(QUICK, optimiser="adamw8bit"))
     HeroLoRA(backbone, 1)  # no adapters were left behind

@@ -99,3 +99,12 @@ def test_a_missing_picture_is_named_where_the_pairs_are_made():
     clip = encode_clip(load_tiny_dit(), HeroSettings(light=1.0, shift=8), references=one, frames=one, zero={})
     with pytest.raises(InputError, match="expected the Zero-Stage result of frame 0, got none"):
         training_pairs("explicit", clip)
+
+
+def test_every_seed_has_places_of_its_own():
+    """Also seeds that a short period would throw together."""
+    seen = set()
+    for seed in range(260):
+        views, _ = pair_views({"frame": SHOWN["frame"]}, EDIT, 4, shift=8, seed=seed)
+        seen.add(tuple(view[0, 12, ::8].sum().item() for view in views["frame"]))
+    assert len(seen) == 260

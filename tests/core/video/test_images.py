@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from zero2hero_core.checks import InputError
 from zero2hero_core.video.resize import target_size
 from zero2hero_core.video.source import open_frames, read_image, read_mask, resize_frames
 
@@ -23,10 +24,25 @@ from zero2hero_core.video.source import open_frames, read_image, read_mask, resi
         ((100, 100), (33, 70), 16, (32, 64)),
         ((100, 100), 3, 8, (8, 8)),
         ((101, 99), None, 1, (101, 99)),
+        ((40, 20), 1, 1, (2, 1)),
+        ((40, 20), (1, 1), 1, (1, 1)),
+        ((100, 100), (20, 28), 8, (24, 32)),  # halves go up
     ],
 )
 def test_sizes_are_rounded_to_the_multiple(source_hw, size, multiple, expected):
     assert target_size(source_hw, size, multiple) == expected
+
+
+@pytest.mark.parametrize("size", [0, -8, True, 8.0, (8,), (8, 0), (8, 8, 8), (8, True)])
+def test_sizes_that_are_none(size):
+    with pytest.raises(InputError, match="size: expected nothing, a short side or"):
+        target_size((40, 20), size)
+
+
+@pytest.mark.parametrize("multiple", [0, True, 8.0])
+def test_multiples_that_are_none(multiple):
+    with pytest.raises(InputError, match="multiple: expected a whole number from 1 up"):
+        target_size((40, 20), 8, multiple)
 
 
 def test_policies():
@@ -61,6 +77,18 @@ def test_image_modes(tmp_path):
     assert open_frames(tmp_path / "phone.jpg").size_hw == (40, 24)
 
 
+def test_deep_grey_is_a_picture_of_three_channels(tmp_path):
+    floats = np.array([[0.0, 0.25], [0.5, 1.0]], np.float32)
+    Image.fromarray(floats).save(tmp_path / "floats.tiff")
+    assert torch.equal(read_image(tmp_path / "floats.tiff"), torch.from_numpy(floats).expand(3, 2, 2))
+    for value in (-0.1, 1.1, float("nan")):
+        Image.fromarray(np.full((2, 2), value, np.float32)).save(tmp_path / "beyond.tiff")
+        with pytest.raises(InputError, match=r"expected values in \[0, 1\] \(float\)"):
+            read_image(tmp_path / "beyond.tiff")
+    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "grey16.png")
+    assert read_image(tmp_path / "grey16.png").shape == (3, 1, 2)
+
+
 def test_sixteen_bit_colour_png_keeps_its_depth(tmp_path):
     pixels = np.arange(48, dtype=np.uint16).reshape(4, 4, 3) * 1111
     encoder = av.CodecContext.create("png", "w")
@@ -87,6 +115,8 @@ def yuv_frame(yuv, size_hw=(32, 32), pix_fmt="yuv420p", depth=8) -> av.VideoFram
         ({"colorspace": 1, "color_range": 1}, (32, 32), (61.69, 110.20, 204.86)),
         ({"colorspace": 5, "color_range": 1}, (32, 32), (74.68, 102.06, 204.86)),
         ({}, (32, 32), (74.68, 102.06, 204.86)),  # untagged, small: BT.601
+        ({"colorspace": 5, "color_range": 1}, (720, 32), (74.68, 102.06, 204.86)),  # tagged: its size does not matter
+        ({"colorspace": 6, "color_range": 1}, (720, 32), (74.68, 102.06, 204.86)),
         ({}, (720, 32), (61.69, 110.20, 204.86)),  # untagged, HD: BT.709
         ({"colorspace": 1, "color_range": 2}, (32, 32), (53.20, 107.73, 215.5)),
     ],

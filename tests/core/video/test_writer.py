@@ -181,6 +181,34 @@ def test_sound_is_trimmed_to_the_frames(tmp_path, source, codec, target, result,
     assert (len(with_picture), with_picture.fps, with_picture.time_of(0)) == (15, 10, pytest.approx(0, abs=0.03))
 
 
+@pytest.mark.parametrize(
+    ("source", "codec", "target", "result"),
+    [
+        ("tone.mov", "alac", "clip.mp4", "alac"),
+        ("tone.mov", "alac", "clip.mov", "alac"),
+        ("tone.mov", "alac", "clip.mkv", "aac"),
+        ("tone.mkv", "flac", "clip.mp4", "flac"),
+        ("tone.mkv", "flac", "clip.mov", "aac"),
+        ("tone.mkv", "pcm_s16le", "clip.mov", "pcm_s16le"),
+        ("tone.mkv", "pcm_s16le", "clip.mkv", "pcm_s16le"),
+        ("tone.mkv", "flac", "clip.mkv", "flac"),
+        ("tone.mkv", "ac3", "clip.mp4", "ac3"),
+        ("tone.mkv", "ac3", "clip.mov", "ac3"),
+        ("tone.mkv", "ac3", "clip.mkv", "ac3"),
+        ("tone.mkv", "ac3", "clip.webm", "opus"),
+        ("tone.mkv", "eac3", "clip.mp4", "eac3"),
+        ("tone.mkv", "eac3", "clip.mkv", "eac3"),
+        ("tone.mkv", "libopus", "clip.mp4", "opus"),
+        ("tone.mkv", "libopus", "clip.mkv", "opus"),
+        ("tone.mov", "pcm_s24le", "clip.mov", "pcm_s24le"),
+    ],
+)
+def test_sound_is_copied_where_the_container_takes_it(tmp_path, source, codec, target, result):
+    sound = tone(tmp_path / source, codec, seconds=1.0)
+    found, begin, end, _ = heard(write(tmp_path / target, smooth_clip(8, 16, 16), 10, audio_from=sound))
+    assert found == result and begin == pytest.approx(0, abs=0.04) and 0.78 < end < 0.92
+
+
 def test_sound_ends_at_audio_stop_or_with_its_source(tmp_path):
     sound = tone(tmp_path / "tone.mp4")
     clip = smooth_clip(20, 16, 16)
@@ -293,7 +321,7 @@ def test_bad_frames(tmp_path):
 FULL_DISK = """
 import resource, sys, torch
 from zero2hero_core.checks import Zero2HeroError
-from zero2hero_core.video_writer import VideoWriter
+from zero2hero_core.video.writer import VideoWriter
 resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))
 for path in sys.argv[1:]:
     try:
@@ -306,10 +334,9 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs resource limits")
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path):
-    root = Path(__file__).resolve().parents[3]
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, repository):
     command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "clip.mp4"), str(tmp_path / "clip.mkv")]
-    ran = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    ran = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
     lines = ran.stdout.splitlines()
     assert len(lines) == 2
     assert all("no space left on the disk" in line or "reached the disk; is it full?" in line for line in lines)
