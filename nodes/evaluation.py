@@ -149,13 +149,12 @@ class PixelSwap(io.ComfyNode):
 
 def swap(clip: ClipCorrespondence, reference: torch.Tensor) -> Any:
     """IMAGE with a frame for each index of the clip, in order; the anchor is the reference (3, H, W) itself."""
-    from ..zero2hero_core.propagation.pixel_swap import pixel_swap
+    from ..zero2hero_core.jobs.matching import swapped_frames
 
-    indices = sorted({*clip.frames, clip.anchor_index})
-    images, progress = torch.empty(len(indices), *reference.shape), Progress(len(indices))
-    for place, index in enumerate(indices):
-        anchor = index == clip.anchor_index
-        images[place] = reference if anchor else pixel_swap(reference, clip.frames[index].finest)
+    count = len({*clip.frames, clip.anchor_index})
+    images, progress = torch.empty(count, *reference.shape), Progress(count)
+    for place, picture in enumerate(swapped_frames(clip, reference)):
+        images[place] = picture
         progress.step()
     return to_host(images)
 

@@ -8,7 +8,8 @@ from ..zero2hero_core.paper import MODES
 from .convert.pictures import to_host
 from .host.services import io
 from .host.sockets import CATEGORY, HeroLora
-from .work.hero_sockets import AS_LOADED, WEIGHTS, clip_inputs, sockets
+from .host.train import AS_LOADED, WEIGHTS
+from .work.hero_sockets import clip_inputs, sockets
 
 
 def _pair_inputs() -> list[io.Input]:

@@ -24,10 +24,11 @@ from ...zero2hero_core.backbones.flux.single_file import original_pieces
 from ...zero2hero_core.backbones.meta_device import build_on_meta
 from ...zero2hero_core.backbones.surface import Family, TextEmbedding
 from ...zero2hero_core.checks import InputError, Zero2HeroError
-from ..work.hero_sockets import AS_LOADED
 from .flux import HostCodec, flux_family, host_text, ordinary, recommended
 from .services import check_cancel, compute_dtype
 
+AS_LOADED = "as loaded"
+WEIGHTS = [AS_LOADED, "fp8", "nf4"]  # how a training may hold the model, the largest first
 PREFIX = "diffusion_model."
 _WIDE = (torch.float32, torch.bfloat16, torch.float16)
 _FLOATS = (*_WIDE, FP8, torch.float8_e5m2)

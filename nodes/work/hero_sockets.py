@@ -8,8 +8,6 @@ from ...zero2hero_core.checks import ShapeError
 from ..convert.pictures import to_core
 from ..host.services import io
 
-AS_LOADED = "as loaded"
-WEIGHTS = [AS_LOADED, "fp8", "nf4"]  # how a training may hold the model, the largest first
 MULTIPLE = 16  # sides of pictures: the autoencoder's cell of 8 pixels, packed 2 x 2
 
 

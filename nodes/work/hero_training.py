@@ -37,6 +37,8 @@ from ..host.lora_files import HeroLora, lora_path, read_hero_lora
 from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, io, total_memory
 from ..host.train import (
+    AS_LOADED,
+    WEIGHTS,
     TrainingBackbone,
     cancelled,
     held_as,
@@ -46,7 +48,7 @@ from ..host.train import (
     training_folder,
     training_mode,
 )
-from .hero_sockets import AS_LOADED, WEIGHTS, check_like, read_clip
+from .hero_sockets import check_like, read_clip
 
 Result = tuple[HeroLora, torch.Tensor, torch.Tensor, Notes]
 

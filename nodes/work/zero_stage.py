@@ -10,10 +10,9 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError, check_index
 from ...zero2hero_core.correspondence.file import ClipCorrespondence
-from ...zero2hero_core.correspondence.narrow import weak_share
 from ...zero2hero_core.jobs.clip import same_picture
 from ...zero2hero_core.jobs.listener import Notes as JobNotes
-from ...zero2hero_core.jobs.matching import EXPECT, MANY_WEAK, Matcher, narrowed, weak_text
+from ...zero2hero_core.jobs.matching import EXPECT, MANY_WEAK, Matcher, match_means, narrowed, weak_text
 from ...zero2hero_core.jobs.zero import ZeroWork
 from ...zero2hero_core.memory_batches import halving
 from ...zero2hero_core.zero_stage.settings import ZeroStageSettings
@@ -97,12 +96,11 @@ def _confidence(clip: ClipCorrespondence) -> torch.Tensor:
 
 
 def _say_confidence(notes: Notes, clip: ClipCorrespondence) -> None:
-    others = [matches for index, matches in clip.frames.items() if index != clip.anchor_index]
-    if not others:
+    means = match_means(clip)
+    if means is None:
         notes.warn("the clip has one frame, the anchor: there is nothing to match.")
         return
-    mean = sum(float(matches.confidence.mean()) for matches in others) / len(others)
-    weak = sum(weak_share(matches) for matches in others) / len(others)
+    mean, weak = means
     text = f"{weak_text(weak)}, mean confidence {mean:.2f}"
     if weak > MANY_WEAK:
         notes.warn(f"{text}: {EXPECT}.")

@@ -18,27 +18,7 @@ METHOD = {"attention", "diffusion", "backbones", "flow"}  # what stages are made
 SEARCHES = {"correspondence.match", "correspondence.track", "correspondence.narrow"}  # of these: types and constants
 
 # Composition that is still outside jobs/: module and name. A pair that is gone must go from here as well.
-PENDING: set[tuple[str, str]] = {
-    ("nodes.evaluation", "pixel_swap"),
-    ("nodes.work.hero_stage", "HeroStage"),
-    ("nodes.work.hero_training", "ClipLatents"),
-    ("nodes.work.hero_training", "Evaluation"),
-    ("nodes.work.hero_training", "HeroMetadata"),
-    ("nodes.work.hero_training", "HeroStage"),
-    ("nodes.work.hero_training", "HeroTrainer"),
-    ("nodes.work.hero_training", "ModelSize"),
-    ("nodes.work.hero_training", "TrainingRun"),
-    ("nodes.work.hero_training", "encode_clip"),
-    ("nodes.work.hero_training", "estimate_training"),
-    ("nodes.work.hero_training", "training_pairs"),
-    ("nodes.work.zero_stage", "ZeroStage"),
-    ("nodes.work.zero_stage", "narrow_matches"),
-    ("nodes.work.zero_stage", "weak_share"),
-    ("zero2hero_core.cli.correspond", "ZeroStage"),
-    ("zero2hero_core.cli.hero_inputs", "DiTBackbone"),
-    ("zero2hero_core.cli.hero_inputs", "load_dit"),
-    ("zero2hero_core.cli.zero", "ZeroStage"),
-}
+PENDING: set[tuple[str, str]] = set()
 
 
 def may_ask(place: str, name: str) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 
 import torch
@@ -12,6 +12,7 @@ from ..checks import InputError, setting
 from ..correspondence.file import ClipCorrespondence
 from ..correspondence.match import ADAPTIVE_MAX, Correspondence, most_tokens
 from ..correspondence.narrow import WEAK, narrow_matches, weak_share
+from ..propagation.pixel_swap import pixel_swap
 from ..zero_stage.settings import ZeroStageSettings
 from ..zero_stage.stage import ZeroStage
 from .listener import Listener, Notes
@@ -92,6 +93,24 @@ def match_row(matches: Correspondence) -> dict[str, float]:
         "weak": weak_share(matches),
         "cycle_error": float(matches.cycle.mean()),
     }
+
+
+def match_means(correspondence: ClipCorrespondence) -> tuple[float, float] | None:
+    """Mean confidence and share of weak matches over all frames but the anchor; None where there is no other."""
+    rows = [match_row(one) for index, one in correspondence.frames.items() if index != correspondence.anchor_index]
+    if not rows:
+        return None
+    return sum(row["confidence"] for row in rows) / len(rows), sum(row["weak"] for row in rows) / len(rows)
+
+
+def swapped_frames(correspondence: ClipCorrespondence, reference: torch.Tensor) -> Iterator[torch.Tensor]:
+    """Yield a frame (3, H, W) for each index in order: patches of the reference at the places of their matches; the
+    anchor is the reference itself."""
+    for index in sorted({*correspondence.frames, correspondence.anchor_index}):
+        if index == correspondence.anchor_index:
+            yield reference
+        else:
+            yield pixel_swap(reference, correspondence.frames[index].finest)
 
 
 def weak_text(share: float) -> str:
