@@ -27,7 +27,7 @@ from ...zero2hero_core.hero_stage.training.trainer import HeroSettings, HeroTrai
 from ...zero2hero_core.memory_batches import is_out_of_memory
 from ...zero2hero_core.video.source import read_image
 from ..convert.checks import check_anchor, check_choice, read_reference
-from ..convert.pictures import to_core
+from ..convert.pictures import size_hw_of, to_core
 from ..host.lora_files import HeroLora, lora_path, read_hero_lora
 from ..host.notes import Notes
 from ..host.services import Progress, io, total_memory
@@ -102,7 +102,7 @@ def read_material(given: Mapping[str, Any]) -> Material:
     """The sockets in the core's layout, checked. Raises: InputError naming the socket."""
     zero, frames = read_clip(given["zero_frames"], given["frames"])
     check_anchor(given["anchor_index"], len(frames))
-    reference = read_reference(given["reference"], frames.shape[-2:])
+    reference = read_reference(given["reference"], size_hw_of(frames))
     zero_anchor = None
     if given["mode"] == "implicit":
         if given.get("zero_anchor_frames") is None:
@@ -137,7 +137,7 @@ def check_memory(backbone: TrainingBackbone, settings: HeroSettings, material: M
     wide = "fp32" if backbone.compute_dtype == torch.float32 else "bf16"
     estimate = estimate_training(
         ModelSize.from_config(backbone.transformer.config, text_tokens=backbone.text.tokens.shape[1]),
-        resolution=settings.seen(material.frames.shape[-2:], backbone.multiple),
+        resolution=settings.seen(size_hw_of(material.frames), backbone.multiple),
         rank=settings.rank,
         weights=wide if held == AS_LOADED else held,
         conditions=len(settings.kinds),
@@ -180,7 +180,9 @@ def clip_latents(backbone: TrainingBackbone, settings: HeroSettings, material: M
 class Job:
     """One training in its folder."""
 
-    def __init__(self, trainer: HeroTrainer, material: Material, given: Mapping[str, Any], notes: Notes):
+    def __init__(
+        self, trainer: HeroTrainer[TrainingBackbone], material: Material, given: Mapping[str, Any], notes: Notes
+    ):
         self.trainer, self.material, self.given, self.notes = trainer, material, given, notes
         settings, backbone = trainer.settings, trainer.backbone
         restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)

@@ -14,7 +14,7 @@ from ...zero2hero_core.correspondence.narrow import WEAK, narrow_matches, weak_s
 from ...zero2hero_core.memory_batches import halving
 from ...zero2hero_core.zero_stage.stage import ZeroStage, ZeroStageSettings
 from ..convert.checks import check_anchor, check_choice, read_reference
-from ..convert.pictures import mask_to_core, mask_to_host, to_core, to_host
+from ..convert.pictures import mask_to_core, mask_to_host, size_hw_of, to_core, to_host
 from ..host.notes import Notes
 from ..host.services import Progress, io
 from ..host.unet import HostUNet
@@ -74,7 +74,7 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
     used = stage.settings
     described = {name: getattr(used, name) for name in ("timestep", "block", "seed", "track")}
     described |= {"model": backbone.name, "k": max_k}
-    clip = ClipCorrespondence(matches, tuple(images.shape[-2:]), anchor_index, described)
+    clip = ClipCorrespondence(matches, size_hw_of(images), anchor_index, described)
     notes = Notes(node)
     _say_confidence(notes, clip)
     _say_ignored(notes, native[2])
@@ -196,7 +196,7 @@ def _settings(widgets: Any) -> ZeroStageSettings:
     first, last = LAYERS[widgets["layers"]]
     return ZeroStageSettings(
         num_inference_steps=widgets["steps"],
-        k={"adaptive": "adaptive", "all": -1}.get(widgets["tokens"], widgets["k"]),
+        k={"fixed": widgets["k"], "adaptive": "adaptive", "all": -1}[widgets["tokens"]],
         gamma=widgets["gamma"],
         tau=widgets["tau"],
         layers=tuple(range(first, last + 1)),
@@ -205,7 +205,7 @@ def _settings(widgets: Any) -> ZeroStageSettings:
 
 
 def _narrow(
-    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage, notes: Notes
+    correspondence: ClipCorrespondence, settings: ZeroStageSettings, stage: ZeroStage[HostUNet], notes: Notes
 ) -> dict[int, Correspondence] | None:
     if settings.k == -1:
         return None
@@ -243,7 +243,7 @@ def _say_ignored(notes: Notes, conditioning: Any) -> None:
         notes.warn(f"{', '.join(parts)} in `conditioning`: no effect here; connect a plain CLIP Text Encode.")
 
 
-def _bank_bytes(backbone: HostUNet, stage: ZeroStage, matches: Any, masks: Any, batch: int) -> int:
+def _bank_bytes(backbone: HostUNet, stage: ZeroStage[HostUNet], matches: Any, masks: Any, batch: int) -> int:
     """What the inversions keep on the device: keys, values and queries of each layer at each step."""
     editor, widths = stage.editor, backbone.widths()
     selections = editor.selections([matches[0]] if matches else [], None if masks is None else masks[:1])

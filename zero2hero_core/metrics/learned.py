@@ -180,7 +180,8 @@ def measure_authors(
 
 
 def _unit_channels(features: torch.Tensor) -> torch.Tensor:
-    return features / (features.norm(dim=1, keepdim=True) + _TINY)
+    unit: torch.Tensor = features / (features.norm(dim=1, keepdim=True) + _TINY)
+    return unit
 
 
 def _eight_bits(pictures: torch.Tensor) -> torch.Tensor:

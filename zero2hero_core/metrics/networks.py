@@ -205,7 +205,8 @@ def load_amt(
         pair = (F.pad(frame[None].to(device, torch.float32), edges, mode="replicate") for frame in (before, after))
         half = torch.full((1, 1, 1, 1), 0.5, device=device)
         made = network(*pair, half, scale_factor=1.0, eval=True)["imgt_pred"][0]
-        return made[:, top : top + height, left : left + width].to(before.device)
+        middle: torch.Tensor = made[:, top : top + height, left : left + width].to(before.device)
+        return middle
 
     return interpolate
 
@@ -221,7 +222,10 @@ def _amt_network(code: Path) -> torch.nn.Module:
     kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in _AMT_PACKAGES}
     sys.path.insert(0, str(code))
     try:
-        return importlib.import_module("networks.AMT-S").Model(corr_radius=3, corr_lvls=4, num_flows=3)
+        model: torch.nn.Module = importlib.import_module("networks.AMT-S").Model(
+            corr_radius=3, corr_lvls=4, num_flows=3
+        )
+        return model
     except ImportError as error:
         raise InputError(f"code: {code} cannot be imported: {error}") from error
     finally:

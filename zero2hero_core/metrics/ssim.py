@@ -75,7 +75,8 @@ def _window_mean(values: torch.Tensor, form: Form) -> torch.Tensor:
     bell = torch.softmax(-(places**2) / (2 * _SIGMA**2), 0)
     planes = values.flatten(0, 1)[:, None]
     planes = F.conv2d(F.conv2d(planes, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
-    return planes[:, 0].unflatten(0, values.shape[:2])
+    means: torch.Tensor = planes[:, 0].unflatten(0, values.shape[:2])
+    return means
 
 
 def authors_form(pictures: torch.Tensor) -> torch.Tensor:
