@@ -34,7 +34,7 @@ test: lint ## lint, type check and run all tests, JOBS at a time
 
 lint: $(testing) ## ruff and mypy
 	$(py) -m ruff check .
-	$(py) -m mypy
+	$(py) tests/check_types.py
 
 bench: $(runtime) ## speed of both stages against a straightforward rendering, memory of training; into benchmarks/
 	$(py) -m zero2hero_core bench speed --out benchmarks --part zero hero --model tiny

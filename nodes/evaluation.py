@@ -10,7 +10,7 @@ import torch
 from ..zero2hero_core.checks import InputError, ShapeError
 from ..zero2hero_core.correspondence.file import ClipCorrespondence
 from .convert.checks import read_reference
-from .convert.pictures import mask_to_core, to_core, to_host
+from .convert.pictures import mask_to_core, size_hw_of, to_core, to_host
 from .host.services import Progress, io, ui
 from .host.sockets import CATEGORY, Correspondence
 
@@ -64,7 +64,7 @@ class VideoMetrics(io.ComfyNode):
         pictures, true = to_core(frames, "frames"), to_core(truth, "truth")
         if pictures.shape != true.shape:
             raise ShapeError(f"truth: expected {_kind(pictures)} like frames, got {_kind(true)}; resize or cut one.")
-        weights = None if mask is None else mask_to_core(mask, len(pictures), tuple(pictures.shape[-2:]))
+        weights = None if mask is None else mask_to_core(mask, len(pictures), size_hw_of(pictures))
         counted = _counted(len(pictures), leave_out)
         values = measure(pictures[counted], true[counted], None if weights is None else weights[counted])
         psnr, ssim = (_mean(column) for column in values)

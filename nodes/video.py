@@ -170,8 +170,16 @@ class VideoLoad(io.ComfyNode):
         multiple: int,
     ) -> io.NodeOutput:
         size = size_of(short_side, width, height)
-        chosen = {"force_rate": force_rate, "start": start, "maximum": maximum, "stride": stride}
-        selection = select(input_path(file), **chosen, size=size, fit=fit, multiple=multiple)
+        selection = select(
+            input_path(file),
+            force_rate=force_rate,
+            start=start,
+            maximum=maximum,
+            stride=stride,
+            size=size,
+            fit=fit,
+            multiple=multiple,
+        )
         selection.tell(Notes(cls))
         with selection.source:
             return _loaded(selection, anchor_frame)
@@ -281,12 +289,13 @@ def write_clip(clip: Clip, path: Path, crf: int | None, texts: dict[str, str]) -
 @contextmanager
 def _sound_file(clip: Clip | None) -> Iterator[Path | None]:
     """The sound as a file, which the writer wants; what was in memory is removed again."""
-    if clip is None or clip.sound is None or isinstance(clip.sound, Path):
-        yield None if clip is None else clip.sound
+    sound = None if clip is None else clip.sound
+    if sound is None or isinstance(sound, Path):
+        yield sound
         return
     path = temporary_folder() / f"zero2hero_{token_hex(8)}.wav"
     try:
-        write_audio(path, clip.sound)
+        write_audio(path, sound)
         yield path
     finally:
         path.unlink(missing_ok=True)

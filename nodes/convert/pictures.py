@@ -55,6 +55,11 @@ def mask_to_core(
     return mask.float().expand(count or len(mask), -1, -1)[:, None]
 
 
+def size_hw_of(images: torch.Tensor) -> tuple[int, int]:
+    """Height and width of images (..., H, W)."""
+    return int(images.shape[-2]), int(images.shape[-1])
+
+
 def mask_to_host(masks: torch.Tensor) -> torch.Tensor:
     """(N, 1, H, W) in [0, 1] -> MASK (B, H, W) float32 on the CPU, clamped."""
     return masks.detach().float().clamp(0, 1)[:, 0].contiguous().cpu()

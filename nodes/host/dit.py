@@ -82,7 +82,8 @@ class HostDiT:
     @property
     def device(self) -> torch.device:
         """Where the host computes."""
-        return self.model.load_device
+        device: torch.device = self.model.load_device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -92,7 +93,8 @@ class HostDiT:
     @property
     def channels(self) -> int:
         """Channels C of packed latents."""
-        return self.base.diffusion_model.in_channels
+        channels: int = self.base.diffusion_model.in_channels
+        return channels
 
     def condition(
         self,

@@ -83,8 +83,8 @@ if TYPE_CHECKING:
 
 def _moved(adapter: _Adapter, device: torch.device) -> _Adapter:
     first, down, up, bias = adapter
-    wide = [None if tensor is None else tensor.to(device, torch.float32) for tensor in (down, up, bias)]
-    return first, wide[0], wide[1], wide[2]  # type: ignore[return-value]
+    down, up = (tensor.to(device, torch.float32) for tensor in (down, up))
+    return first, down, up, None if bias is None else bias.to(device, torch.float32)
 
 
 def _adding(adapters: list[_Adapter], scaling: float) -> Callable[..., torch.Tensor]:

@@ -79,7 +79,8 @@ def total_memory(device: torch.device | str | None = None) -> int:
 
 def compute_dtype(base: Any) -> torch.dtype:
     """Return the type that the host computes a MODEL's `model` in, whatever its weights are stored as."""
-    return base.manual_cast_dtype or base.get_dtype()
+    dtype: torch.dtype = base.manual_cast_dtype or base.get_dtype()
+    return dtype
 
 
 def input_videos() -> list[str]:

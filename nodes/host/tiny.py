@@ -6,7 +6,7 @@ and memory management work with them as with a real checkpoint.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import comfy.latent_formats
 import comfy.model_base
@@ -19,6 +19,9 @@ import torch
 
 from ...zero2hero_core.checks import InputError
 from .unet import ATTACHMENT
+
+if TYPE_CHECKING:
+    from ...zero2hero_core.tiny.autoencoder import PatchAutoencoder
 
 WIDTHS = (64, 80, 96, 96)
 CHANNELS, HEADS, GROUPS, PATCH = 8, 4, 16, 8
@@ -80,10 +83,9 @@ class TinyConfig(comfy.supported_models_base.BASE):
 
 def _operations() -> type:
     """The host's layers, with the group count that the tiny UNet was trained with instead of 32."""
-    base = comfy.ops.disable_weight_init
 
-    class Operations(base):
-        class GroupNorm(base.GroupNorm):
+    class Operations(comfy.ops.disable_weight_init):
+        class GroupNorm(comfy.ops.disable_weight_init.GroupNorm):
             def __init__(self, num_groups: int, num_channels: int, **options: Any) -> None:
                 super().__init__(min(num_groups, GROUPS), num_channels, **options)
 
@@ -129,17 +131,19 @@ def tiny_model() -> comfy.model_patcher.ModelPatcher:
 class TinyAutoencoder(torch.nn.Module):
     """The linear patch transform behind the two calls that the host's VAE makes."""
 
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
+    def __init__(self, autoencoder: PatchAutoencoder) -> None:
         super().__init__()
         self.autoencoder = autoencoder
 
     def encode(self, images: torch.Tensor, **_: Any) -> torch.Tensor:
         """Images (N, 3, H, W) in [-1, 1] -> latents."""
-        return self.autoencoder.encode(images).latent_dist.mode()
+        latents: torch.Tensor = self.autoencoder.encode(images).latent_dist.mode()
+        return latents
 
     def decode(self, latents: torch.Tensor, **_: Any) -> torch.Tensor:
         """Latents -> images (N, 3, H, W) around [-1, 1]."""
-        return self.autoencoder.decode(latents).sample
+        images: torch.Tensor = self.autoencoder.decode(latents).sample
+        return images
 
 
 def tiny_vae() -> comfy.sd.VAE:

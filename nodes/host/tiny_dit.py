@@ -82,5 +82,7 @@ def load_tiny_dit_model() -> tuple[Any, Any]:
     from ...zero2hero_core.tiny.dit import load_tiny_dit
 
     backbone = load_tiny_dit()
-    conditioning = [[backbone.text.tokens.clone(), {"pooled_output": backbone.text.pooled.clone()}]]
+    text = backbone.text
+    assert text.pooled is not None  # the tiny family has it
+    conditioning = [[text.tokens.clone(), {"pooled_output": text.pooled.clone()}]]
     return as_host_model(backbone.transformer), conditioning

@@ -119,7 +119,8 @@ class HostUNet(UNetCalls):
     @property
     def device(self) -> torch.device:
         """Where the UNet computes."""
-        return self.model.load_device
+        device: torch.device = self.model.load_device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
@@ -169,18 +170,21 @@ class HostUNet(UNetCalls):
         return HostPosterior(mean, self._scaled((log_variance / 2).exp()))
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.model.model.latent_format.process_in(latents.float().to(self.device))
+        scaled: torch.Tensor = self.model.model.latent_format.process_in(latents.float().to(self.device))
+        return scaled
 
     def vae_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the host's LATENT holds them: not scaled for the UNet."""
-        return self.model.model.latent_format.process_out(latents)
+        unscaled: torch.Tensor = self.model.model.latent_format.process_out(latents)
+        return unscaled
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in [0, 1], float32, of latents (N, C, h, w)."""
         check_cancel()
         self._ready = 0
-        return self.vae.decode(self.vae_latents(latents)).movedim(-1, 1)
+        images: torch.Tensor = self.vae.decode(self.vae_latents(latents)).movedim(-1, 1)
+        return images
 
     def _load(self, latents: torch.Tensor) -> None:
         cells = latents.shape[0] * latents.shape[-2] * latents.shape[-1]
@@ -206,9 +210,10 @@ class HostUNet(UNetCalls):
         try:
             given = latents * (sigma**2 + 1).sqrt()
             context = context.expand(batch, -1, -1)
-            return self.model.model.apply_model(
+            clean: torch.Tensor = self.model.model.apply_model(
                 given, sigma.expand(batch), c_crossattn=context, transformer_options=options
             )
+            return clean
         finally:
             self._slot.hook = None
 
@@ -225,7 +230,7 @@ class HostUNet(UNetCalls):
         `context` (1, L, D) is shared by the batch. `hook`: see `zero2hero_core.attention.protocol.AttentionHook`.
         """
         latents = latents.float()
-        sigma = self._sigmas[timestep].to(latents)
+        sigma: torch.Tensor = self._sigmas[timestep].to(latents)
         clean = self._denoise(latents, timestep, context, hook)
         self._called()
         return (latents * (sigma**2 + 1).sqrt() - clean) / sigma

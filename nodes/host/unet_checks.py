@@ -30,7 +30,7 @@ def transformer_of(block: Any) -> Any:
 def check_model(model: Any) -> None:
     """Raise `InputError` unless MODEL is a Stable Diffusion 1.x / 2.x one, predicting noise or velocity."""
     inner = model.model
-    unet = getattr(inner, "diffusion_model", None)
+    unet: Any = getattr(inner, "diffusion_model", None)
     got = type(inner).__name__
     fits = isinstance(unet, UNetModel) and unet.num_classes is None and len(unet.output_blocks) == 12
     if not fits or any(transformer_of(unet.output_blocks[layer]) is None for layer in LAYERS):
@@ -66,7 +66,8 @@ def read_context(conditioning: Any, model: Any) -> torch.Tensor:
             f"conditioning: expected a text embedding {width} wide for this MODEL, got {tuple(context.shape)}; "
             "connect CLIP Text Encode with the CLIP of the same checkpoint."
         )
-    return context[:1].float()
+    first: torch.Tensor = context[:1].float()
+    return first
 
 
 def check_sides(socket: str, images: torch.Tensor, multiple: int) -> None:

@@ -32,7 +32,7 @@ from ...zero2hero_core.jobs.training import (
 from ...zero2hero_core.memory_batches import is_out_of_memory
 from ...zero2hero_core.video.source import read_image
 from ..convert.checks import check_anchor, check_choice, read_reference
-from ..convert.pictures import to_core
+from ..convert.pictures import size_hw_of, to_core
 from ..host.lora_files import HeroLora, lora_path, read_hero_lora
 from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, io, total_memory
@@ -115,7 +115,7 @@ def read_sockets(given: Mapping[str, Any]) -> Sockets:
     """The sockets in the core's layout, checked. Raises: InputError naming the socket."""
     zero, frames = read_clip(given["zero_frames"], given["frames"])
     check_anchor(given["anchor_index"], len(frames))
-    reference = read_reference(given["reference"], frames.shape[-2:])
+    reference = read_reference(given["reference"], size_hw_of(frames))
     zero_anchor = None
     if given["mode"] == "implicit":
         if given.get("zero_anchor_frames") is None:
@@ -149,9 +149,8 @@ def check_memory(backbone: TrainingBackbone, settings: HeroSettings, sockets: So
     """Raise `InputError` with what to change when the training cannot fit on the device. held: see `held_as`."""
     float32 = backbone.compute_dtype == torch.float32
     weights = ("fp32" if float32 else "bf16") if held == AS_LOADED else held
-    height, width = sockets.frames.shape[-2:]
     estimate = expected_memory(
-        backbone, settings, (height, width), weights=weights, device=backbone.place.type, float32=float32
+        backbone, settings, size_hw_of(sockets.frames), weights=weights, device=backbone.place.type, float32=float32
     )
     if estimate.total > (there := total_memory(backbone.place)):
         raise InputError(

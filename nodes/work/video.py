@@ -16,7 +16,7 @@ from ...zero2hero_core.video.audio import silence_reason
 from ...zero2hero_core.video.source import FrameSource, frame_rate, open_frames
 from ..convert.audio import read_audio
 from ..convert.checks import check_choice
-from ..convert.pictures import to_core
+from ..convert.pictures import size_hw_of, to_core
 from ..host.notes import Notes
 from ..host.services import Progress, free_memory, video_file
 
@@ -140,7 +140,7 @@ def clip_of(frames: Any, fps: float, audio: dict[str, Any] | None) -> Clip:
     """An IMAGE at `fps`, or a VIDEO at its own rate with its own sound; `audio` replaces the sound."""
     if isinstance(frames, torch.Tensor):
         images = to_core(frames, "frames")
-        return Clip(images, len(images), tuple(images.shape[-2:]), frame_rate(fps), audio)
+        return Clip(images, len(images), size_hw_of(images), frame_rate(fps), audio)
     path = video_file(frames)
     if path is not None:  # read it frame by frame; the host would hold all of them
         source = open_frames(path, multiple=1)
@@ -151,4 +151,4 @@ def clip_of(frames: Any, fps: float, audio: dict[str, Any] | None) -> Clip:
     parts = frames.get_components()
     images = to_core(parts.images, "frames")
     rate = Fraction(parts.frame_rate)
-    return Clip(images, len(images), tuple(images.shape[-2:]), rate, audio or parts.audio)
+    return Clip(images, len(images), size_hw_of(images), rate, audio or parts.audio)

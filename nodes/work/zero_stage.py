@@ -181,7 +181,7 @@ def _settings(widgets: Any) -> ZeroStageSettings:
     first, last = LAYERS[widgets["layers"]]
     return ZeroStageSettings(
         num_inference_steps=widgets["steps"],
-        k={"adaptive": "adaptive", "all": -1}.get(widgets["tokens"], widgets["k"]),
+        k={"fixed": widgets["k"], "adaptive": "adaptive", "all": -1}[widgets["tokens"]],
         gamma=widgets["gamma"],
         tau=widgets["tau"],
         layers=tuple(range(first, last + 1)),

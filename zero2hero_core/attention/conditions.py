@@ -39,7 +39,8 @@ def to_tokens(packed: torch.Tensor) -> torch.Tensor:
 
 def from_tokens(tokens: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     """Inverse of `to_tokens` for a grid of `size_hw`."""
-    return tokens.transpose(1, 2).unflatten(2, size_hw)
+    packed: torch.Tensor = tokens.transpose(1, 2).unflatten(2, size_hw)
+    return packed
 
 
 def position_ids(

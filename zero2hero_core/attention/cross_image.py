@@ -124,4 +124,5 @@ def dense_masked_attention(
 ) -> torch.Tensor:
     """The authors' form: softmax(tau q K^T / sqrt(d) + 100 M) V with a mask (B, N, M). The oracle of the tests."""
     scores = tau * query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    return (scores + 100.0 * mask[:, None]).softmax(-1) @ value
+    out: torch.Tensor = (scores + 100.0 * mask[:, None]).softmax(-1) @ value
+    return out

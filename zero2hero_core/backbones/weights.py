@@ -49,7 +49,8 @@ class Weights:
     def read(self, key: str) -> torch.Tensor:
         """Return one tensor on the CPU in its stored dtype."""
         with safe_open(self.files[key], framework="pt", device="cpu") as file:
-            return file.get_tensor(key)
+            tensor: torch.Tensor = file.get_tensor(key)
+            return tensor
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,8 @@ def fill_module(
 def _read_header(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(length))
+        header: dict[str, Any] = json.loads(file.read(length))
+        return header
 
 
 def _refuse_other_file_types(path: Path) -> None:

@@ -25,6 +25,7 @@ from .listener import Listener
 from .models import DiTModel, SDModel
 from .request import flat_values
 from .state import file_digest, read_state
+from .training import LORA
 
 DIVISOR = 16  # of the sides of frames, for the checks
 ZERO_FOLDERS = ("zero", "zero_anchor", "zero_target")
@@ -201,7 +202,7 @@ class _Parts:
         return train.run(part, self.listener)
 
     def _restore(self, folders: list[str]) -> dict[str, Any]:
-        request, lora = self.request, self.out / "training" / train.LORA
+        request, lora = self.request, self.out / "training" / LORA
         output = self._output("", restore.STATE, "hero restore")
         if output.resume:  # a training that went on has another LoRA now
             state = read_state(begun_in(self.out, "hero restore") / restore.STATE)

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 import torch
 
-from ..backbones.sd.unet import UNetBackbone
+from ..backbones.surface import UNetSurface
 from ..checks import InputError, setting
 from ..correspondence.file import ClipCorrespondence
 from ..correspondence.match import ADAPTIVE_MAX, Correspondence, most_tokens
@@ -30,7 +30,7 @@ class Matcher:
 
     def __init__(
         self,
-        backbone: UNetBackbone,
+        backbone: UNetSurface,
         anchor: torch.Tensor,
         anchor_index: int,
         frames: Mapping[int, torch.Tensor],
@@ -59,7 +59,7 @@ class Matcher:
         return ClipCorrespondence(matches, (h, w), stage.anchor_index, source)
 
 
-def check_tokens(stage: ZeroStage) -> None:
+def check_tokens(stage: ZeroStage[UNetSurface]) -> None:
     """Raise `InputError` when k is more than the three grids of a stage allow."""
     settings, most = stage.settings, most_tokens(stage.editor.grids)
     if settings.tokens > most:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -40,7 +41,7 @@ class Material:
             zero_target={} if target is None else {index: target[index] for index in wanted},
         )
 
-    def restored(self, stage: HeroStage, indices: Sequence[int]) -> torch.Tensor:
+    def restored(self, stage: HeroStage[Any], indices: Sequence[int]) -> torch.Tensor:
         """Frames (B, 3, H, W) restored one by one: while a training goes on, it has the memory."""
         pictures = []
         for index in indices:

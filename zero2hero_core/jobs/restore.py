@@ -12,13 +12,13 @@ import torch
 
 from .. import __version__
 from ..backbones.flux.dit import DiTBackbone
+from ..backbones.surface import DiTSurface, LoRASurface
 from ..checks import InputError
 from ..files.guard import Results
-from ..hero_stage.lora.adapters import HeroLoRA
 from ..hero_stage.lora.file import load_lora
 from ..hero_stage.sampling import KINDS, RestoreSettings
 from ..hero_stage.stage import HeroStage
-from ..hero_stage.training.pairs import MODES
+from ..paper import MODES
 from ..memory_batches import halving
 from .clip import Clip, ClipRequest, check_paths
 from .folder import job_folder
@@ -56,8 +56,8 @@ def results(output: OutputRequest) -> Results:
 
 
 def restored_frames(
-    backbone: DiTBackbone,
-    lora: HeroLoRA,
+    backbone: DiTSurface,
+    lora: LoRASurface,
     kinds: tuple[str, ...],
     settings: RestoreSettings,
     zero: Mapping[int, torch.Tensor] | torch.Tensor,
@@ -118,7 +118,7 @@ def _run(request: RestoreRequest, out: Path, listener: Listener) -> dict[str, An
     return job.run(_state(request, stage, clip), listener)
 
 
-def _state(request: RestoreRequest, stage: HeroStage, clip: Clip) -> dict[str, Any]:
+def _state(request: RestoreRequest, stage: HeroStage[DiTBackbone], clip: Clip) -> dict[str, Any]:
     """What the frames are made of. Two runs with equal states give equal frames."""
     height, width = clip.size_hw
     backbone = stage.backbone
@@ -157,7 +157,7 @@ class RestoreJob(FrameJob):
         clip: Clip,
         batch: int,
         notes: Notes,
-        stage: HeroStage,
+        stage: HeroStage[DiTBackbone],
         zero: ZeroFrames,
     ):
         super().__init__(output, out, video, clip, batch, notes)

@@ -16,7 +16,7 @@ from ..backbones.flux.dit import DiTBackbone
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
-from ..hero_stage.training.pairs import MODES
+from ..paper import MODES
 from ..hero_stage.training.run import RESULTS, TrainingRun
 from ..hero_stage.training.trainer import HeroSettings
 from ..memory_batches import is_out_of_memory

@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from ..backbones.sd.unet import UNetBackbone
+from ..backbones.surface import UNetSurface
 from ..checks import InputError, setting
 from ..correspondence.file import ClipCorrespondence, load_correspondences
 from ..correspondence.match import Correspondence
@@ -58,7 +59,7 @@ class ZeroWork:
 
     def __init__(
         self,
-        backbone: UNetBackbone,
+        backbone: UNetSurface,
         anchor: torch.Tensor,
         reference: torch.Tensor,
         anchor_index: int,
@@ -152,7 +153,7 @@ def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
         _check_matches(matches, clip, work, request, anchor)
     _note_no_ops(request, notes, clip, masks)
     job = ZeroJob(request.output, out, chosen.video, clip, request.batch, notes, work)
-    return job.run(_state(request, work, clip, anchor), listener)
+    return job.run(_state(request, backbone, work, clip, anchor), listener)
 
 
 def _check_matches(matches: ClipCorrespondence, clip: Clip, work: ZeroWork, request: ZeroRequest, anchor: int) -> None:
@@ -193,14 +194,14 @@ def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | 
         notes.add(f"{', '.join(unused)}: no effect, {'the matches are given' if request.matches else 'k is -1'}")
 
 
-def _state(request: ZeroRequest, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
+def _state(
+    request: ZeroRequest, backbone: UNetBackbone, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
     """What the frames are made of. Two runs with equal states give equal frames."""
     height, width = clip.size_hw
     stage = work.stage
     settings = asdict(stage.settings) | {"layers": list(stage.settings.layers)}
     files = {"video": request.clip.video}
     files |= {name: getattr(request, name) for name in ("reference", "mask", "matches")}
-    backbone: Any = stage.backbone
     return {
         "version": __version__,
         "model": backbone.name,

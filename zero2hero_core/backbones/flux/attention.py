@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ...attention.conditions import attend
+from ...attention.conditions import attend as attend  # measured by `evaluation.speed`, which puts its own here
 from ...attention.protocol import AttentionHook, HookSlot
 from ...checks import InputError
 
@@ -60,7 +60,8 @@ class HookedJointAttention:
         """Image stream (B, N, C), and the text stream (B, T, C) in double blocks."""
 
         def heads(x: torch.Tensor) -> torch.Tensor:
-            return x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+            split: torch.Tensor = x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2)
+            return split
 
         hook = self.slot.hook if hook is FROM_SLOT else hook
         asked = hook is None or "query" in hook.needs(self.layer)
@@ -103,7 +104,7 @@ class HookedJointAttention:
 class HookedParallelAttention(HookedJointAttention):
     """Processor of FLUX.2's single blocks: one projection into query, key, value and the MLP, and one out of both."""
 
-    def __call__(  # type: ignore[override]
+    def __call__(  # type: ignore[override]  # these blocks have one stream
         self,
         attn: Any,
         hidden_states: torch.Tensor,
@@ -119,7 +120,8 @@ class HookedParallelAttention(HookedJointAttention):
         query, key, value, mlp = joined.split([width, width, width, joined.shape[-1] - 3 * width], -1)
         query, key, value = (x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for x in (query, key, value))
         out = self.attend(attn.norm_q(query), attn.norm_k(key), value, attention_mask, image_rotary_emb, hook)
-        return attn.to_out(torch.cat([out, attn.mlp_act_fn(mlp)], -1))
+        both: torch.Tensor = attn.to_out(torch.cat([out, attn.mlp_act_fn(mlp)], -1))
+        return both
 
 
 class _SendHook:

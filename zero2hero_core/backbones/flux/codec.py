@@ -64,8 +64,9 @@ class Flux2Codec:
                 f"{images.shape[-2]} x {images.shape[-1]}; resize them."
             )
         weight = next(self.vae.parameters())
-        latents = self.vae.encode(images.to(weight) * 2 - 1).latent_dist.mode().float()
-        return (pack_latents(latents) - self._mean.to(latents.device)) / self._std.to(latents.device)
+        latents: torch.Tensor = self.vae.encode(images.to(weight) * 2 - 1).latent_dist.mode().float()
+        packed: torch.Tensor = (pack_latents(latents) - self._mean.to(latents.device)) / self._std.to(latents.device)
+        return packed
 
     @torch.no_grad()
     def decode(self, packed: torch.Tensor) -> torch.Tensor:
@@ -73,7 +74,8 @@ class Flux2Codec:
         weight = next(self.vae.parameters())
         packed = packed.to(weight.device, torch.float32)
         latents = unpack_latents(packed * self._std.to(packed.device) + self._mean.to(packed.device))
-        return (self.vae.decode(latents.to(weight)).sample.float() / 2 + 0.5).clamp(0, 1)
+        images: torch.Tensor = self.vae.decode(latents.to(weight)).sample.float()
+        return (images / 2 + 0.5).clamp(0, 1)
 
 
 class _HoldsVae(Protocol):

@@ -79,17 +79,20 @@ class DiTBackbone:
     @property
     def device(self) -> torch.device:
         """Where the transformer is."""
-        return next(self.transformer.parameters()).device
+        device: torch.device = next(self.transformer.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Type that activations are computed in."""
-        return self.transformer.x_embedder.weight.dtype
+        dtype: torch.dtype = self.transformer.x_embedder.weight.dtype
+        return dtype
 
     @property
     def channels(self) -> int:
         """Channels C of packed latents."""
-        return self.transformer.config.in_channels
+        channels: int = self.transformer.config.in_channels
+        return channels
 
     @contextmanager
     def hooked(self, hook: AttentionHook | None) -> Iterator[None]:
@@ -209,4 +212,5 @@ class PlainCodec:
         """Images (N, 3, H, W) in [0, 1], float32."""
         weight = next(self.vae.parameters())
         latents = unpack_latents(packed) / self.scaling_factor + self.shift_factor
-        return (self.vae.decode(latents.to(weight)).sample.float() / 2 + 0.5).clamp(0, 1)
+        images: torch.Tensor = self.vae.decode(latents.to(weight)).sample.float()
+        return (images / 2 + 0.5).clamp(0, 1)

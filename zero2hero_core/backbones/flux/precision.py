@@ -62,7 +62,7 @@ class Float8Linear(nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(..., in_features) -> (..., out_features), in the type of `x`."""
-        out = _ScaledLinear.apply(x, self.weight, self.scale)
+        out: torch.Tensor = _ScaledLinear.apply(x, self.weight, self.scale)  # type: ignore[no-untyped-call]  # torch's own
         return out if self.bias is None else out + self.bias.to(out.dtype)
 
     def wide_weight(self) -> torch.Tensor:
@@ -164,7 +164,8 @@ def _nf4(linear: nn.Linear, device: torch.device) -> nn.Linear:
         linear.weight.detach(), requires_grad=False, compress_statistics=True, quant_type="nf4", module=new
     )
     new.bias = nn.Parameter(linear.bias.detach(), requires_grad=False) if has_bias else None
-    return new.to(device)  # bitsandbytes quantises on the way to the GPU
+    placed: nn.Linear = new.to(device)  # bitsandbytes quantises on the way to the GPU
+    return placed
 
 
 def _bitsandbytes() -> Any:

@@ -183,7 +183,7 @@ class _Pieces(torch.nn.Module):
         super().__init__()
         self.module, self.counts = module, counts
 
-    def state_dict(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]
+    def state_dict(self, *_: Any, **__: Any) -> dict[str, torch.Tensor]:  # type: ignore[override]  # torch overloads it
         whole = self.module.state_dict()
         return {
             f"{name}#{i}": part

@@ -99,7 +99,8 @@ class PromptEncoder:
         if not prompts:
             raise InputError("prompts: expected at least one, got none; give an empty string for the empty prompt.")
         device = next(self.text_encoder.parameters()).device
-        return self.text_encoder(self.tokens(prompts).to(device)).last_hidden_state
+        states: torch.Tensor = self.text_encoder(self.tokens(prompts).to(device)).last_hidden_state
+        return states
 
     __call__ = encode
 

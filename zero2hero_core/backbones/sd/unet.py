@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.nn.functional as F
 
+from ...attention.guidance import plain_attention
 from ...attention.protocol import ALL, AttentionHook, HookSlot
 from ...checks import InputError, check_images, check_range
 from ..surface import LatentDistribution, UNetSurface
@@ -36,15 +36,17 @@ class HookedAttention:
         def heads(name: str, linear: torch.nn.Module) -> torch.Tensor | None:
             if name not in needed:
                 return None
-            return linear(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            split: torch.Tensor = linear(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+            return split
 
         query, key, value = heads("query", attn.to_q), heads("key", attn.to_k), heads("value", attn.to_v)
         if hook is None:
-            out = F.scaled_dot_product_attention(query, key, value)  # type: ignore[arg-type]
+            out = plain_attention(self.layer, query, key, value)
         else:
             out = hook(self.layer, query, key, value)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
-        return attn.to_out[1](attn.to_out[0](out))
+        projected: torch.Tensor = attn.to_out[1](attn.to_out[0](out))
+        return projected
 
 
 class _StopForward(Exception):
@@ -97,11 +99,13 @@ class Posterior:
 
     def mode(self) -> torch.Tensor:
         """The most likely latents."""
-        return self._distribution.mode().float() * self._scale
+        latents: torch.Tensor = self._distribution.mode().float() * self._scale
+        return latents
 
     def sample(self, generator: torch.Generator) -> torch.Tensor:
         """One random draw."""
-        return self._distribution.sample(generator).float() * self._scale
+        latents: torch.Tensor = self._distribution.sample(generator).float() * self._scale
+        return latents
 
 
 class UNetCalls:
@@ -172,12 +176,14 @@ class UNetBackbone(UNetCalls):
     @property
     def device(self) -> torch.device:
         """Where the UNet computes."""
-        return next(self.unet.parameters()).device
+        device: torch.device = next(self.unet.parameters()).device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Floating point type of the UNet."""
-        return next(self.unet.parameters()).dtype
+        dtype: torch.dtype = next(self.unet.parameters()).dtype
+        return dtype
 
     @property
     def factor(self) -> int:
@@ -189,7 +195,7 @@ class UNetBackbone(UNetCalls):
     @property
     def multiple(self) -> int:
         """Frame sides must be multiples of this: the latent cell times the UNet's three halvings."""
-        return self.factor * 2 ** (len(self.unet.up_blocks) - 1)
+        return self.factor << (len(self.unet.up_blocks) - 1)
 
     def encode_prompt(self, prompt: str) -> torch.Tensor:
         """Text embedding (1, L, D).
@@ -223,7 +229,7 @@ class UNetBackbone(UNetCalls):
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images (N, 3, H, W) in [0, 1], float32, of latents (N, C, h, w)."""
-        pictures = self.vae.decode((latents / self.scaling_factor).to(self.vae.dtype)).sample
+        pictures: torch.Tensor = self.vae.decode((latents / self.scaling_factor).to(self.vae.dtype)).sample
         return (pictures.float() / 2 + 0.5).clamp(0, 1)
 
     @contextmanager
@@ -245,7 +251,7 @@ class UNetBackbone(UNetCalls):
         """
         with self.hooked(hook):
             given = latents.to(self.dtype)
-            out = self.unet(given, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
+            out: torch.Tensor = self.unet(given, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
         if self.prediction_type == "epsilon":
             return out
         alpha = self.alphas_cumprod[timestep]

@@ -177,7 +177,7 @@ def _refuse_adapters(transformer: Any) -> None:
             )
 
 
-class _FirstRun(AbstractContextManager):  # type: ignore[type-arg]
+class _FirstRun(AbstractContextManager[None]):
     """Puts back hook and adapter of a block's first run while it is recomputed; may be entered again and again."""
 
     def __init__(self, backbone: TrainableDiT, lora: HeroLoRA | None):

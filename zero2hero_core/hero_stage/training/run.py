@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -65,7 +66,7 @@ class TrainingRun:
 
     def __init__(
         self,
-        trainer: HeroTrainer,
+        trainer: HeroTrainer[Any],
         folder: Path,
         metadata: HeroMetadata,
         evaluation: Evaluation | None = None,

@@ -1,0 +1,5 @@
+class _Arguments:
+    preview_size: int
+    disable_metadata: bool
+
+args: _Arguments

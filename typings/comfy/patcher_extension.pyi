@@ -1,0 +1,3 @@
+from typing import Any
+
+def copy_nested_dicts(input_dict: dict[str, Any]) -> dict[str, Any]: ...

@@ -1,0 +1,6 @@
+from typing import Any
+
+class ProgressBar:
+    current: int
+    def __init__(self, total: int) -> None: ...
+    def update_absolute(self, value: int, total: int | None = ..., preview: Any = ...) -> None: ...
