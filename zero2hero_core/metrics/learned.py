@@ -149,9 +149,9 @@ def motion_smoothness(
     values = []
     for index in range(1, len(pictures) - 1, 2):
         before, frame, after = _eight_bits(pictures[index - 1 : index + 2])
-        made = interpolate(before / 255, after / 255)
-        check_shape("what interpolate gives", made, frame.shape)
-        difference = (frame - (made.float() * 255).clamp(0, 255).floor()).abs()[None]
+        between = interpolate(before / 255, after / 255)
+        check_shape("what interpolate gives", between, frame.shape)
+        difference = (frame - (between.float() * 255).clamp(0, 255).floor()).abs()[None]
         values.append(1 - weighted_mean(difference, None if mask is None else mask[index : index + 1]) / 255)
     return torch.cat(values)
 

@@ -204,8 +204,8 @@ def load_amt(
         edges = (left, right - left, top, below - top)
         pair = (F.pad(frame[None].to(device, torch.float32), edges, mode="replicate") for frame in (before, after))
         half = torch.full((1, 1, 1, 1), 0.5, device=device)
-        made = network(*pair, half, scale_factor=1.0, eval=True)["imgt_pred"][0]
-        between: torch.Tensor = made[:, top : top + height, left : left + width]
+        outcome = network(*pair, half, scale_factor=1.0, eval=True)["imgt_pred"][0]
+        between: torch.Tensor = outcome[:, top : top + height, left : left + width]
         return between.to(before.device)
 
     return interpolate
@@ -219,7 +219,7 @@ def _amt_network(code: Path) -> torch.nn.Module:
             f"code: expected a checkout of github.com/MCG-NKU/AMT with networks/AMT-S.py, found none in {code}; "
             "clone it there (its licence forbids commercial use)."
         )
-    kept = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in _AMT_PACKAGES}
+    modules = {name: sys.modules.pop(name) for name in list(sys.modules) if name.split(".")[0] in _AMT_PACKAGES}
     sys.path.insert(0, str(code))
     try:
         network: torch.nn.Module = importlib.import_module("networks.AMT-S").Model(
@@ -232,7 +232,7 @@ def _amt_network(code: Path) -> torch.nn.Module:
         sys.path.remove(str(code))
         for name in [name for name in sys.modules if name.split(".")[0] in _AMT_PACKAGES]:
             del sys.modules[name]
-        sys.modules.update(kept)
+        sys.modules.update(modules)
 
 
 def _weights(name: str, given: str | Path | None, url: str, fetch: bool, need: str) -> Weights:
@@ -255,8 +255,8 @@ def _download(name: str, url: str, need: str) -> None:
 
 def _installed_linear() -> Path | None:
     for package, below in (("lpips", "weights/v0.1"), ("torchmetrics", "functional/image/lpips_models")):
-        found = importlib.util.find_spec(package)  # finds it without importing it
-        for folder in (found and found.submodule_search_locations) or ():
+        spec = importlib.util.find_spec(package)  # finds it without importing it
+        for folder in (spec and spec.submodule_search_locations) or ():
             if (file := Path(folder) / below / "alex.pth").is_file():
                 return file
     return None

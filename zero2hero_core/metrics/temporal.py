@@ -196,12 +196,12 @@ def _forward_flows(frames: torch.Tensor, flow: FlowFunction) -> torch.Tensor:
 
 
 def _flow(flow: FlowFunction, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    found = flow(source, target)
-    if tuple(found.shape) != (*source.shape[-2:], 2):
+    motion = flow(source, target)
+    if tuple(motion.shape) != (*source.shape[-2:], 2):
         raise InputError(
-            f"flow: expected a function that gives {(*source.shape[-2:], 2)} (H, W, 2), got {tuple(found.shape)}."
+            f"flow: expected a function that gives {(*source.shape[-2:], 2)} (H, W, 2), got {tuple(motion.shape)}."
         )
-    return found
+    return motion
 
 
 def _check_flows(name: str, flows: ClipFlows, pictures: torch.Tensor) -> None:

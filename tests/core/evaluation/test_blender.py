@@ -227,7 +227,7 @@ def test_the_process_is_watched(tmp_path: Path) -> None:
         render.run_blender(work, fake_python(tmp_path, '{"blender": "9.9"}', status=3), lambda: None)
     with pytest.raises(InputError, match=r"No module named bpy; bpy needs Python 3\.11"):
         render.run_blender(work, fake_python(tmp_path, '{"missing": "No module named bpy"}'), lambda: None)
-    with pytest.raises(InputError, match="--python .*none: cannot be run"):
+    with pytest.raises(InputError, match="python .*none: cannot be run"):
         render.run_blender(work, str(tmp_path / "none"), lambda: None)
 
 
@@ -246,7 +246,7 @@ def test_an_unfinished_run_is_gone_on_with_only_when_asked(tmp_path: Path) -> No
     JOB_64.write(tmp_path)
     render._prepare(tmp_path, JOB_64, resume=False, overwrite=False)  # no picture yet: nothing to lose
     (tmp_path / picture_name(0, 0)).touch()
-    with pytest.raises(InputError, match="add --resume"):
+    with pytest.raises(InputError, match="add resume to go on with it, or overwrite"):
         render._prepare(tmp_path, JOB_64, resume=False, overwrite=False)
     with pytest.raises(InputError, match="differs from the one begun in size, samples"):
         render._prepare(tmp_path, replace(JOB_64, size=32, samples=9), resume=True, overwrite=False)

@@ -230,7 +230,7 @@ def test_an_incomplete_task_leaves_nothing(tmp_path: Path) -> None:
 
 def test_a_task_is_replaced_only_when_asked(task: Path, scene: Scene) -> None:
     before = task.stat().st_ino
-    with pytest.raises(InputError, match="--overwrite"):
+    with pytest.raises(InputError, match="overwrite"):
         TaskWriter(task.parent, INFO)
     with TaskWriter(task.parent, INFO, overwrite=True) as writer:
         write_rendered(writer, scene)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...checks import InputError, Zero2HeroError, check_range
+from ...checks import InputError, Zero2HeroError, check_range, setting
 from ...video.image_writer import explained
 from ...video.source import read_image
 from ..dataset.correspondence import FrameCorrespondence
@@ -30,7 +30,7 @@ from .objects import OBJECTS
 
 FPS = 8
 VERSION_FILE = "blender.json"
-INSTALL = "bpy needs Python 3.11: `python3.11 -m pip install bpy`, then give that Python as --python"
+INSTALL = f"bpy needs Python 3.11: `python3.11 -m pip install bpy`, then give that Python as {setting('python')}"
 # Loads this folder as a package by itself, so that nothing else of our environment gets onto the other Python's path.
 _START = """
 import importlib, importlib.util, sys
@@ -109,7 +109,8 @@ def run_blender(folder: Path, python: str, progress: Callable[[], object]) -> di
         for message in messages:
             if "missing" in message:
                 raise InputError(
-                    f"--python {python}: expected a Python that has bpy, got: {message['missing']}; {INSTALL}."
+                    f"{setting('python')} {python}: expected a Python that has bpy, got: {message['missing']}; "
+                    f"{INSTALL}."
                 )
             if "blender" in message:
                 version = message["blender"]
@@ -135,7 +136,7 @@ def _process(folder: Path, python: str) -> Iterator[Iterator[dict[str, Any]]]:
                 command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, cwd=folder, encoding="utf-8"
             )
         except OSError as error:
-            raise InputError(f"--python {python}: cannot be run ({error.strerror}); {INSTALL}.") from error
+            raise InputError(f"{setting('python')} {python}: cannot be run ({error.strerror}); {INSTALL}.") from error
     with process, ExitStack() as unfinished:
         assert process.stdout is not None
         unfinished.callback(process.terminate)
@@ -145,7 +146,7 @@ def _process(folder: Path, python: str) -> Iterator[Iterator[dict[str, Any]]]:
         last = (folder / LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:] or ["no message"]
         raise Zero2HeroError(
             f"Blender stopped with status {process.returncode}: {last[0]} (all of it: {folder / LOG}); what is "
-            "rendered was kept, go on with --resume."
+            f"rendered was kept, go on with {setting('resume')}."
         )
 
 
@@ -154,12 +155,15 @@ def _prepare(folder: Path, job: RenderJob, resume: bool, overwrite: bool) -> Non
         shutil.rmtree(folder, ignore_errors=True)
     if _begun(folder):
         if not resume:
-            raise InputError(f"{folder}: an unfinished run lies there; add --resume to go on with it, or --overwrite.")
+            raise InputError(
+                f"{folder}: an unfinished run lies there; add {setting('resume')} to go on with it, or "
+                f"{setting('overwrite')}."
+            )
         before, now = asdict(RenderJob.read(folder)), asdict(job)
         if different := [name for name in now if before[name] != now[name] and name != "threads"]:
             raise InputError(
-                f"--resume: the run differs from the one begun in {', '.join(different)}; give the options of that "
-                "run, or start again with --overwrite."
+                f"{setting('resume')}: the run differs from the one begun in {', '.join(different)}; give the "
+                f"options of that run, or start again with {setting('overwrite')}."
             )
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -175,8 +179,8 @@ def _check_version(path: Path, version: str) -> None:
     """Note the version of Blender; frames of one clip come from one version."""
     if path.is_file() and (before := json.loads(path.read_text(encoding="utf-8"))["blender"]) != version:
         raise InputError(
-            f"--resume: the run was begun with Blender {before}, this is {version}; use that one, or start again with "
-            "--overwrite."
+            f"{setting('resume')}: the run was begun with Blender {before}, this is {version}; use that one, or "
+            f"start again with {setting('overwrite')}."
         )
     path.write_text(json.dumps({"blender": version}), encoding="utf-8")
 

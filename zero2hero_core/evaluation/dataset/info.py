@@ -81,25 +81,25 @@ class TaskInfo:
             )
         if values.get("version") != VERSION:
             raise InputError(f"version: expected {VERSION}, got {values.get('version')!r}; make the task again.")
-        given = {name: value for name, value in values.items() if name not in ("format", "version")}
+        entries = {name: value for name, value in values.items() if name not in ("format", "version")}
         names = {item.name for item in fields(cls)}
-        if names != set(given):
-            missing, extra = sorted(names - set(given)), sorted(set(given) - names)
+        if names != set(entries):
+            missing, extra = sorted(names - set(entries)), sorted(set(entries) - names)
             raise InputError(
                 f"expected {len(names)} fields; missing: {missing}, unknown: {extra}; make the task again."
             )
         for name, kinds in _KINDS.items():
-            if not isinstance(given[name], kinds) or (isinstance(given[name], bool) and bool not in kinds):
-                raise InputError(f"{name}: expected {kinds[0].__name__}, got {given[name]!r}; make the task again.")
+            if not isinstance(entries[name], kinds) or (isinstance(entries[name], bool) and bool not in kinds):
+                raise InputError(f"{name}: expected {kinds[0].__name__}, got {entries[name]!r}; make the task again.")
         for name in ("size_hw", "truth_frames"):
-            if not all(isinstance(item, int) and not isinstance(item, bool) for item in given[name]):
-                raise InputError(f"{name}: expected whole numbers, got {given[name]!r}; make the task again.")
-            given[name] = tuple(given[name])
+            if not all(isinstance(item, int) and not isinstance(item, bool) for item in entries[name]):
+                raise InputError(f"{name}: expected whole numbers, got {entries[name]!r}; make the task again.")
+            entries[name] = tuple(entries[name])
         try:
-            given["fps"] = Fraction(given["fps"])
+            entries["fps"] = Fraction(entries["fps"])
         except (ValueError, ZeroDivisionError) as error:
-            raise InputError(f'fps: expected a number like "24" or "30000/1001", got {given["fps"]!r}.') from error
-        return cls(**given)
+            raise InputError(f'fps: expected a number like "24" or "30000/1001", got {entries["fps"]!r}.') from error
+        return cls(**entries)
 
 
 _NULL = type(None)

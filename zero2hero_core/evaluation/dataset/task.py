@@ -151,10 +151,10 @@ def load_task(folder: str | os.PathLike[str]) -> Task:
 def find_tasks(folder: str | os.PathLike[str]) -> list[Path]:
     """Return the task folders in `folder`, by name; `folder` itself when it is one. Raises: InputError for none."""
     path = Path(folder)
-    found = [path] if (path / INFO).is_file() else sorted(file.parent for file in path.glob(f"[!.]*/{INFO}"))
-    if not found:
+    folders = [path] if (path / INFO).is_file() else sorted(file.parent for file in path.glob(f"[!.]*/{INFO}"))
+    if not folders:
         raise InputError(f"{path}: expected a task or a folder of tasks ({INFO}); make some with `zero2hero dataset`.")
-    return found
+    return folders
 
 
 def read_info(folder: Path) -> TaskInfo:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ... import __version__
-from ...checks import InputError, ShapeError
+from ...checks import InputError, ShapeError, setting
 from ...files.names import temporary_name
 from ...video.image_writer import explained, write_image
 from .correspondence import FrameCorrespondence, save_frame_correspondence
@@ -160,9 +160,14 @@ def check_free(folder: Path, overwrite: bool) -> None:
     if not folder.exists():
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / INFO).is_file()):
-        raise InputError(f"{folder}: expected a task or nothing there, got other files; choose another --out or name.")
+        raise InputError(
+            f"{folder}: expected a task or nothing there, got other files; choose another {setting('out')} or name."
+        )
     if not overwrite and any(folder.iterdir()):
-        raise InputError(f"{folder}: holds a task already; choose another --out, or add --resume or --overwrite.")
+        raise InputError(
+            f"{folder}: holds a task already; choose another {setting('out')}, or add {setting('resume')} or "
+            f"{setting('overwrite')}."
+        )
 
 
 def is_made(folder: Path, info: TaskInfo) -> bool:
@@ -177,7 +182,7 @@ def is_made(folder: Path, info: TaskInfo) -> bool:
     if different := [name for name in now if before[name] != now[name] and name not in changing]:
         raise InputError(
             f"{folder}: holds a task that differs in {', '.join(different)}; give the options of that run, choose "
-            "another --out, or replace it with --overwrite."
+            f"another {setting('out')}, or replace it with {setting('overwrite')}."
         )
     return True
 

@@ -10,14 +10,14 @@ NUMBERS = {"k": "reference tokens a query", "steps": "DDIM steps"}  # tables who
 
 def draw_plots(folder: Path, suite: str, tables: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Draw what the tables hold; returns table -> pictures, as links from the folder above."""
-    found: dict[str, list[str]] = {}
+    links: dict[str, list[str]] = {}
     for table in tables:
         for name, draw in (("frames", _by_frame), ("curve", _curve), ("numbers", _numbers)):
             figure = draw(table)
             if figure is not None:
                 link = save_figure(figure, folder, f"{suite}_{table['name']}_{name}")
-                found.setdefault(table["name"], []).append(link)
-    return found
+                links.setdefault(table["name"], []).append(link)
+    return links
 
 
 def new_axes(title: str, across: str, up: str = "", size: tuple[float, float] = (7, 4)) -> tuple[Any, Any]:

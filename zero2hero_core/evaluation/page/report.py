@@ -53,31 +53,33 @@ def write_results(out: Path, report: dict[str, Any]) -> list[str]:
     path = out / "results" / f"quality_{report['suite']}.json"
     known = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
     tables = {table["name"]: table for table in known}
-    kept = [
+    older = [
         new["name"]
         for new in report["tables"]
         if (old := tables.get(new["name"])) and (len(old["clips"]), old["seeds"]) > (len(new["clips"]), new["seeds"])
     ]
     for table in report["tables"]:
-        if table["name"] not in kept:
+        if table["name"] not in older:
             tables[table["name"]] = table | {"machine": platform.machine()}
     write_json(path, {"suite": report["suite"], "tables": list(tables.values())})
     write_page(out)
-    return kept
+    return older
 
 
 def write_page(out: Path) -> None:
     """RESULTS.md and its plots from what lies in out/results."""
     parts = [HEAD]
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").glob("quality_*.json"))]
-    if said := unmeasured([table for stored in found for table in stored["tables"]]):
-        parts.append(f"{said}\n")
-    for stored in found:
-        plots = draw_plots(out / "plots", stored["suite"], stored["tables"])
-        parts.append(f"# Suite {stored['suite']}\n")
-        for table in stored["tables"]:
-            why = diagnosis(out / "diagnoses" / f"{stored['suite']}_{table['name']}.md", table)
-            parts.append(section(stored["suite"], table, plots.get(table["name"], []), why))
+    reports = [
+        json.loads(path.read_text(encoding="utf-8")) for path in sorted((out / "results").glob("quality_*.json"))
+    ]
+    if lacking := unmeasured([table for report in reports for table in report["tables"]]):
+        parts.append(f"{lacking}\n")
+    for report in reports:
+        plots = draw_plots(out / "plots", report["suite"], report["tables"])
+        parts.append(f"# Suite {report['suite']}\n")
+        for table in report["tables"]:
+            why = diagnosis(out / "diagnoses" / f"{report['suite']}_{table['name']}.md", table)
+            parts.append(section(report["suite"], table, plots.get(table["name"], []), why))
     if speed := read_reports(out, "speed"):
         parts.append(speed_section(speed, draw_speed(out / "plots", speed)))
     if memory := read_reports(out, "memory"):
@@ -128,24 +130,24 @@ def shown_measures(table: dict[str, Any]) -> list[str]:
 
 def unmeasured(tables: Sequence[dict[str, Any]]) -> str:
     """Which learned measures tables lack, and why, in one line; empty where they lack none."""
-    found: dict[str, list[str]] = {}
+    columns: dict[str, list[str]] = {}
     for table in tables:
         for measure, reason in table.get("columns not measured", {}).items():
-            found.setdefault(reason, []).append(UNITS[measure])
-    if not found:
+            columns.setdefault(reason, []).append(UNITS[measure])
+    if not columns:
         return ""
-    parts = (f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in found.items())
+    parts = (f"{', '.join(dict.fromkeys(names))}: {reason}" for reason, names in columns.items())
     return f"Not measured where a table does not show it: {' '.join(parts)}"
 
 
 def markdown(table: dict[str, Any]) -> str:
     """The figures as a Markdown table."""
-    shown = shown_measures(table)
-    head = ["", *(UNITS[name] for name in shown), "s a frame"]
+    measures = shown_measures(table)
+    head = ["", *(UNITS[name] for name in measures), "s a frame"]
     lines = []
     for label, row in table["rows"].items():
         name = f"*{label}*" if label == table["base"] else label
-        cells = [cell(row["values"][measure], measure, label == table["base"]) for measure in shown]
+        cells = [cell(row["values"][measure], measure, label == table["base"]) for measure in measures]
         lines.append([name, *cells, f"{_mean(row['seconds a frame']):.1f}"])
     return markdown_table(head, lines)
 
@@ -193,7 +195,7 @@ def cell(value: dict[str, Any], measure: str, base: bool) -> str:
 
 def losses(table: dict[str, Any]) -> list[str]:
     """Where another row beats the base row on average, said plainly."""
-    found = []
+    lines = []
     for measure in table["measures"]:
         better = [
             f"{label} by {abs(row['values'][measure]['difference']) * SCALE.get(measure, 1):.{DIGITS.get(measure, 2)}f}"
@@ -203,10 +205,10 @@ def losses(table: dict[str, Any]) -> list[str]:
             and row["values"][measure]["difference"] != 0
         ]
         if better:
-            found.append(f"- {UNITS[measure]}: {'; '.join(better)}")
-    if not found:
+            lines.append(f"- {UNITS[measure]}: {'; '.join(better)}")
+    if not lines:
         return [f"No row is better than *{table['base']}* in any column.\n"]
-    return [f"Better than *{table['base']}*:\n", *found, ""]
+    return [f"Better than *{table['base']}*:\n", *lines, ""]
 
 
 def gains(table: dict[str, Any]) -> list[str]:
@@ -214,7 +216,7 @@ def gains(table: dict[str, Any]) -> list[str]:
     spread of that). Fewer than five clips say nothing."""
     if len(table["clips"]) < ENOUGH:
         return []
-    base, found = table["rows"][table["base"]]["seconds a frame"], []
+    base, lines = table["rows"][table["base"]]["seconds a frame"], []
     for label, row in table["rows"].items():
         better = [
             UNITS[measure]
@@ -225,8 +227,8 @@ def gains(table: dict[str, Any]) -> list[str]:
         ]
         slower = [mine - its for mine, its in zip(row["seconds a frame"], base, strict=True)]
         if better and _mean(slower) <= spread(slower):
-            found.append(f"- {label}: {', '.join(better)}")
-    return ["Better by more than the spread of the difference, in no more time:\n", *found, ""] if found else []
+            lines.append(f"- {label}: {', '.join(better)}")
+    return ["Better by more than the spread of the difference, in no more time:\n", *lines, ""] if lines else []
 
 
 def _mean(values: list[float]) -> float:

@@ -100,18 +100,18 @@ def with_missing(rows: list[Row]) -> list[Row]:
         decide = [name for name in DECIDE[row["part"], row["what"]] if name not in ("threads", "dtype", "blocks")]
         settings = {name: row["settings"][name] for name in decide}
         case = row | {"device": "cuda", "settings": defaults(row["part"], row["model"], "cuda") | settings}
-        found = {"by_arithmetic": row["by_arithmetic"], "counted_by": speed_command(row)}
-        wanted[speed_key(case)] = wanted.get(speed_key(case), case) | found
+        facts = {"by_arithmetic": row["by_arithmetic"], "counted_by": speed_command(row)}
+        wanted[speed_key(case)] = wanted.get(speed_key(case), case) | facts
     for row in timed:
         wanted.pop(speed_key(row), None)
     return sorted([*timed, *wanted.values()], key=page_order)
 
 
 def _cases_on_a_gpu(part: str, model: str) -> list[Row]:
-    given = defaults(part, model, "cuda")
-    row = {"part": part, "model": model, "device": "cuda", "settings": given, "sides": {}, "ratios": {}}
-    training = [{"what": "training step", "size": size, "draws": draws} for size, draws in given.get("training", ())]
-    return [row | case for case in (*training, *({"what": "frame", "size": size} for size in given["sizes"]))]
+    usual = defaults(part, model, "cuda")
+    row = {"part": part, "model": model, "device": "cuda", "settings": usual, "sides": {}, "ratios": {}}
+    training = [{"what": "training step", "size": size, "draws": draws} for size, draws in usual.get("training", ())]
+    return [row | case for case in (*training, *({"what": "frame", "size": size} for size in usual["sizes"]))]
 
 
 def _speed_table(
@@ -140,8 +140,8 @@ def case_name(row: Row) -> str:
     if "draws" not in row:
         words.append(some(settings["steps"], "step"))
     known = defaults(row["part"], row["model"], row["device"])
-    told = [name for name in DECIDE[row["part"], row["what"]] if name in OPTIONS and settings[name] != known[name]]
-    return ", ".join([*words, *(OPTIONS[name](settings[name]) for name in told)])
+    names = [name for name in DECIDE[row["part"], row["what"]] if name in OPTIONS and settings[name] != known[name]]
+    return ", ".join([*words, *(OPTIONS[name](settings[name]) for name in names)])
 
 
 def machine_name(row: Row) -> str:
@@ -182,8 +182,8 @@ def goal(row: Row) -> str:
 
 
 def _outside(row: Row) -> str:
-    found = row["sides"].get("ours", {}).get("outside_model")
-    return NOT_MEASURED if found is None else f"{found:.1%}"
+    outside = row["sides"].get("ours", {}).get("outside_model")
+    return NOT_MEASURED if outside is None else f"{outside:.1%}"
 
 
 def _arithmetic(row: Row) -> str:
@@ -219,9 +219,9 @@ def memory_section(stored: list[dict[str, Any]], plots: Sequence[str] = ()) -> s
     """
     rows = memory_rows(stored)
     context = max((row.get("of_which_assumed_bytes", 0) for row in rows), default=0) / GB
-    told = [MEMORY.format(context=context)]
+    texts = [MEMORY.format(context=context)]
     if not rows:
-        return "\n".join([*told, f"Nothing is stored yet: `{COMMAND.format('memory')}`.\n"])
+        return "\n".join([*texts, f"Nothing is stored yet: `{COMMAND.format('memory')}`.\n"])
     cases = sorted({(row["resolution"], row["rank"]) for row in rows})
     forms = list(dict.fromkeys((row["model"], row["weights"]) for row in rows))
     values = {(row["model"], row["weights"], row["resolution"], row["rank"]): row["computed_bytes"] for row in rows}
@@ -229,8 +229,8 @@ def memory_section(stored: list[dict[str, Any]], plots: Sequence[str] = ()) -> s
         [*form, *(f"{values[form + case] / GB:.1f}" if form + case in values else "-" for case in cases)]
         for form in forms
     ]
-    shown = [row for row in rows if "limit_bytes" in row or "measured" in row]
-    told += [
+    limited = [row for row in rows if "limit_bytes" in row or "measured" in row]
+    texts += [
         "## Computed\n",
         table(["model", "weights", *(f"{size} px, rank {rank}" for size, rank in cases)], lines),
         _counted(rows),
@@ -239,13 +239,13 @@ def memory_section(stored: list[dict[str, Any]], plots: Sequence[str] = ()) -> s
         "## Measured, and the project's limits\n",
         table(
             ["model", "weights", "pixels", "rank", "computed", "counted", "measured", "limit"],
-            [_memory_line(row) for row in shown],
+            [_memory_line(row) for row in limited],
         ),
-        _made_by("Measured by", [row for row in shown if "measured" in row], *MEASURE),
-        _made_by("Not measured; with a GPU:", [row for row in shown if "measured" not in row], *MEASURE),
+        _made_by("Measured by", [row for row in limited if "measured" in row], *MEASURE),
+        _made_by("Not measured; with a GPU:", [row for row in limited if "measured" not in row], *MEASURE),
         *(f"![memory by resolution]({plot})\n" for plot in plots),
     ]
-    return "\n".join(filter(None, told))
+    return "\n".join(filter(None, texts))
 
 
 def _made_by(how: str, rows: list[Row], *options: str) -> str:
@@ -286,8 +286,8 @@ def _limit(row: Row, reserved: int | None) -> str:
     limit = row.get("limit_bytes")
     if limit is None:
         return ""
-    held = row["computed_bytes"] if reserved is None else reserved
-    judged = "met" if held <= limit else "**missed**"
+    size = row["computed_bytes"] if reserved is None else reserved
+    judged = "met" if size <= limit else "**missed**"
     return f"{limit / GB:g}: {judged}" + (f" as computed, {NOT_MEASURED}" if reserved is None else "")
 
 

@@ -39,8 +39,8 @@ def speed_rows(stored: Iterable[Mapping[str, Any]]) -> list[Row]:
 def speed_key(row: Row) -> tuple[Any, ...]:
     """Equal for rows of the same case."""
     chosen = [row["settings"][name] for name in DECIDE[row["part"], row["what"]]]
-    told = (tuple(value) if isinstance(value, list) else value for value in chosen)  # a file has lists
-    return (row["part"], row["model"], row["device"], row["what"], row["size"], row.get("draws"), *told)
+    values = (tuple(value) if isinstance(value, list) else value for value in chosen)  # a file has lists
+    return (row["part"], row["model"], row["device"], row["what"], row["size"], row.get("draws"), *values)
 
 
 def page_order(row: Row) -> tuple[Any, ...]:
@@ -52,8 +52,8 @@ def page_order(row: Row) -> tuple[Any, ...]:
 def join_speed(known: Mapping[str, Any] | None, rows: list[Row]) -> dict[str, Any]:
     """A report of new rows and of those of an earlier report that they do not replace."""
     new = {speed_key(row) for row in rows}
-    kept = [row for row in (known["rows"] if known else []) if speed_key(row) not in new]
-    return {"what": "seconds, ours and straightforward, in turns in one process", "rows": [*kept, *rows]}
+    others = [row for row in (known["rows"] if known else []) if speed_key(row) not in new]
+    return {"what": "seconds, ours and straightforward, in turns in one process", "rows": [*others, *rows]}
 
 
 def speed_command(row: Row) -> str:
@@ -94,8 +94,8 @@ def memory_key(row: Row) -> tuple[Any, ...]:
 def join_memory(known: Mapping[str, Any] | None, report: dict[str, Any]) -> dict[str, Any]:
     """A report with those rows of an earlier one that it does not replace."""
     new = {memory_key(row) for row in report["rows"]}
-    kept = [row for row in (known["rows"] if known else []) if memory_key(row) not in new]
-    return report | {"rows": [*kept, *report["rows"]]}
+    others = [row for row in (known["rows"] if known else []) if memory_key(row) not in new]
+    return report | {"rows": [*others, *report["rows"]]}
 
 
 def memory_commands(rows: Iterable[Row], *options: str) -> list[str]:
@@ -127,7 +127,7 @@ def _merged(boxes: Iterable[Box], axis: int) -> list[Box]:
 
     Example: (a) x (1), (a) x (2), (b) x (1), along axis 1: (a) x (1, 2), (b) x (1).
     """
-    found: dict[Box, set[Any]] = {}
+    merged: dict[Box, set[Any]] = {}
     for box in boxes:
-        found.setdefault((*box[:axis], *box[axis + 1 :]), set()).update(box[axis])
-    return [(*rest[:axis], tuple(sorted(values)), *rest[axis:]) for rest, values in found.items()]
+        merged.setdefault((*box[:axis], *box[axis + 1 :]), set()).update(box[axis])
+    return [(*rest[:axis], tuple(sorted(values)), *rest[axis:]) for rest, values in merged.items()]

@@ -80,16 +80,16 @@ def measure_learned(
     lpips, lpips authors: the two forms of `metrics_learned.lpips` on the pictures as they are, by frame; subject
     consistency: frame 1, 2, 3 ...; motion smoothness: frame 1, 3, 5 ....
     """
-    found: Values = {}
+    measures: Values = {}
     for name in possible(clip, frames, wanted):
         if name in LPIPS:
-            found[name] = _against_truth(networks.lpips, clip, pictures, frames, name)
+            measures[name] = _against_truth(networks.lpips, clip, pictures, frames, name)
         elif name == "subject consistency":
-            found[name] = dict(enumerate(subject_consistency(networks.dino(pictures)).tolist(), 1))
+            measures[name] = dict(enumerate(subject_consistency(networks.dino(pictures)).tolist(), 1))
         else:
             values = motion_smoothness(pictures, networks.amt).tolist()
-            found[name] = {2 * place + 1: value for place, value in enumerate(values)}
-    return found
+            measures[name] = {2 * place + 1: value for place, value in enumerate(values)}
+    return measures
 
 
 def _against_truth(

@@ -27,15 +27,15 @@ def measure(clip: TaskClip, pictures: torch.Tensor, frames: Sequence[int]) -> Va
     counts as frame i.
     """
     known = [place for place, index in enumerate(frames) if index in clip.truth]
-    found: Values = {}
+    measures: Values = {}
     if known:
         indices = [frames[place] for place in known]
         values = _against_truth(clip, pictures[known], indices)
-        found |= {name: dict(zip(indices, row.tolist(), strict=True)) for name, row in values.items()}
+        measures |= {name: dict(zip(indices, row.tolist(), strict=True)) for name, row in values.items()}
     if list(frames) == list(range(len(clip.frames))) and len(frames) > 1:
         pairs = _over_time(clip, pictures)
-        found |= {name: dict(enumerate(row.tolist(), 1)) for name, row in pairs.items()}
-    return found
+        measures |= {name: dict(enumerate(row.tolist(), 1)) for name, row in pairs.items()}
+    return measures
 
 
 def _against_truth(clip: TaskClip, pictures: torch.Tensor, indices: list[int]) -> dict[str, torch.Tensor]:

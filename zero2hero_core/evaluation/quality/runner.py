@@ -49,10 +49,10 @@ def weights_digest() -> str:
     """Of the bundled models, which decide every figure."""
     from ...tiny.unet import weights_folder
 
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for path in sorted(weights_folder().glob("*.safetensors")):
-        found.update(path.read_bytes())
-    return found.hexdigest()[:16]
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 class Bench:
@@ -80,11 +80,11 @@ class Bench:
         "commit"}. Learned measures that it lacks are taken of the kept pictures."""
         clip, frames = _of(work)
         path, pictures = self._run(clip, work.spec, frames)
-        found = _read(path)
-        lacking = [name for name in possible(clip, frames, work.learned) if name not in found["values"]]
+        figures = _read(path)
+        lacking = [name for name in possible(clip, frames, work.learned) if name not in figures["values"]]
         if lacking:
             more = measure_learned(self.networks, clip, _pictures(pictures), frames, lacking)
-            _write(path, found | {"values": found["values"] | more})
+            _write(path, figures | {"values": figures["values"] | more})
         return _read(path)
 
     def known(self, work: Work) -> bool:
@@ -110,15 +110,15 @@ class Bench:
             return path, pictures
         self.tools.warm(spec)
         begun, before = time.process_time(), self._elsewhere
-        made = run_method(self.tools, clip, spec, frames)
-        spent = time.process_time() - begun - (self._elsewhere - before) - made.measuring
+        result = run_method(self.tools, clip, spec, frames)
+        spent = time.process_time() - begun - (self._elsewhere - before) - result.measuring
         self._elsewhere = before
         for place in (path, pictures):
             place.parent.mkdir(parents=True, exist_ok=True)
-        write_tensors(pictures, {"pictures": (made.pictures * 255).round().clamp(0, 255).to(torch.uint8)}, {})
-        found = {"key": key, "name": clip.name, "anchor": clip.anchor, "commit": revision()}
-        found |= {"values": measure(clip, made.pictures, frames), "seconds": made.seconds | {"total": spent}}
-        _write(path, found | {"curve": made.curve})
+        write_tensors(pictures, {"pictures": (result.pictures * 255).round().clamp(0, 255).to(torch.uint8)}, {})
+        figures = {"key": key, "name": clip.name, "anchor": clip.anchor, "commit": revision()}
+        figures |= {"values": measure(clip, result.pictures, frames), "seconds": result.seconds | {"total": spent}}
+        _write(path, figures | {"curve": result.curve})
         return path, pictures
 
 
@@ -126,9 +126,9 @@ def _read(path: Path) -> dict[str, Any]:
     return dict(json.loads(path.read_text(encoding="utf-8")))
 
 
-def _write(path: Path, found: dict[str, Any]) -> None:
+def _write(path: Path, figures: dict[str, Any]) -> None:
     part = temporary_name(path)
-    part.write_text(json.dumps(found), encoding="utf-8")  # infinities stay what they are
+    part.write_text(json.dumps(figures), encoding="utf-8")  # infinities stay what they are
     part.replace(path)
 
 
@@ -153,13 +153,13 @@ def _job(folder: Path, amt: Path | None, work: Work) -> dict[str, Any]:
 
 def prerequisites(folder: Path, wanted: Iterable[Work]) -> list[Work]:
     """What work that is still to do needs of other methods, each once."""
-    bench, found = Bench(folder), {}
+    bench, works = Bench(folder), {}
     for work in wanted:
         clip, frames = _of(work)
         others = inputs_of(clip, work.spec, frames)
-        for spec, shown in () if others and bench.known(work) else others.values():
-            found[json.dumps(bench.key(clip, spec, shown), sort_keys=True)] = Work(work.task, spec, tuple(shown))
-    return list(found.values())
+        for spec, indices in () if others and bench.known(work) else others.values():
+            works[json.dumps(bench.key(clip, spec, indices), sort_keys=True)] = Work(work.task, spec, tuple(indices))
+    return list(works.values())
 
 
 def run_all(
@@ -181,10 +181,10 @@ def run_all(
         for done in as_completed([pool.submit(_job, folder, amt, work) for work in prerequisites(folder, wanted)]):
             done.result()
         running = {pool.submit(_job, folder, amt, work): place for place, work in enumerate(wanted)}
-        found: dict[int, dict[str, Any]] = {}
+        results: dict[int, dict[str, Any]] = {}
         for done in as_completed(running):
-            found[running[done]] = done.result()
+            results[running[done]] = done.result()
             progress()
     finally:
         pool.shutdown(cancel_futures=True)
-    return [found[place] for place in range(len(wanted))]
+    return [results[place] for place in range(len(wanted))]

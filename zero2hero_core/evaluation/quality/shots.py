@@ -19,7 +19,7 @@ ERROR_GAIN = 4  # errors are shown brighter by this
 SIDE = 160
 
 
-def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[str, dict[str, Any]]) -> list[str]:
+def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, runs: dict[str, dict[str, Any]]) -> list[str]:
     """Where whole clips are compared: write a comparison of all rows on the first clip, and of the row that beats the
     base row in a measure against the truth, if there is one; returns the files' names."""
     if table.frames is not None:
@@ -27,14 +27,14 @@ def draw_shots(folder: Path, work: Path, table: Table, rows: Plan, found: dict[s
     folder.mkdir(parents=True, exist_ok=True)
     bench, names = Bench(work), [f"{table.name}.png"]
     write_image(folder / names[0], _comparison(bench, rows), overwrite=True)
-    gaps = (_widest_gap(table, rows, found, measure) for measure in table.measures if measure in PER_FRAME)
+    gaps = (_widest_gap(table, rows, runs, measure) for measure in table.measures if measure in PER_FRAME)
     if gap := next(filter(None, gaps), None):
         names.append(f"{table.name}_lost.png")
         write_image(folder / names[1], _lost(bench, rows, table.base, *gap), overwrite=True)
     return names
 
 
-def _made(bench: Bench, rows: Plan, label: str, place: int) -> tuple[TaskClip, list[int], torch.Tensor]:
+def _pictures_of(bench: Bench, rows: Plan, label: str, place: int) -> tuple[TaskClip, list[int], torch.Tensor]:
     work = rows[label][place][0]
     clip = clip_at(work.task)
     frames = list(range(len(clip.frames)) if work.frames is None else work.frames)
@@ -44,16 +44,16 @@ def _made(bench: Bench, rows: Plan, label: str, place: int) -> tuple[TaskClip, l
 def _comparison(bench: Bench, rows: Plan) -> torch.Tensor:
     """Frames down, rows of the table across."""
     labels = [label for label in rows if rows[label][0][0].spec.method != "identity"]
-    made = {label: _made(bench, rows, label, 0) for label in labels}
-    clip, frames, _ = made[labels[0]]
-    shown = [frames[round(share * (len(frames) - 1))] for share in (0, 0.33, 0.67, 1)]
+    pictures = {label: _pictures_of(bench, rows, label, 0) for label in labels}
+    clip, frames, _ = pictures[labels[0]]
+    indices = [frames[round(share * (len(frames) - 1))] for share in (0, 0.33, 0.67, 1)]
     columns = ["original", *(["truth"] if len(clip.truth) > 1 else ["reference"]), *labels]
     lines = [
-        [clip.frames[index], clip.truth.get(index, clip.reference), *(made[label][2][index] for label in labels)]
-        for index in shown
+        [clip.frames[index], clip.truth.get(index, clip.reference), *(pictures[label][2][index] for label in labels)]
+        for index in indices
     ]
     return labelled_grid(
-        [[_small(picture) for picture in line] for line in lines], columns, [f"frame {index}" for index in shown]
+        [[_small(picture) for picture in line] for line in lines], columns, [f"frame {index}" for index in indices]
     )
 
 
@@ -65,13 +65,11 @@ def _small(picture: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.interpolate(picture[None], size, mode="bilinear", antialias=True, align_corners=False)[0]
 
 
-def _widest_gap(
-    table: Table, rows: Plan, found: dict[str, dict[str, Any]], measure: str
-) -> tuple[str, int, int] | None:
+def _widest_gap(table: Table, rows: Plan, runs: dict[str, dict[str, Any]], measure: str) -> tuple[str, int, int] | None:
     """The row that beats the base row by most on average: its label, and the clip and frame of its widest lead."""
 
     def values(label: str, place: int) -> dict[str, float]:
-        known = found[name_of(rows[label][place][0])]["values"].get(measure, {})
+        known = runs[name_of(rows[label][place][0])]["values"].get(measure, {})
         anchor = clip_at(rows[label][place][0].task).anchor
         return {frame: value for frame, value in known.items() if int(frame) != anchor and value == value}
 
@@ -93,10 +91,10 @@ def _widest_gap(
 
 def _lost(bench: Bench, rows: Plan, base: str, label: str, place: int, frame: int) -> torch.Tensor:
     """Original, truth, both results, both errors."""
-    clip, frames, ours = _made(bench, rows, base, place)
-    theirs = _made(bench, rows, label, place)[2]
+    clip, frames, ours = _pictures_of(bench, rows, base, place)
+    theirs = _pictures_of(bench, rows, label, place)[2]
     truth, at = clip.truth[frame], frames.index(frame)
-    shown = [clip.frames[frame], truth, ours[at], theirs[at]]
-    errors = [((picture - truth).abs() * ERROR_GAIN).clamp(0, 1) for picture in shown[2:]]
+    pictures = [clip.frames[frame], truth, ours[at], theirs[at]]
+    errors = [((picture - truth).abs() * ERROR_GAIN).clamp(0, 1) for picture in pictures[2:]]
     columns = ["original", "truth", base, label, f"error x {ERROR_GAIN}", f"error x {ERROR_GAIN}"]
-    return labelled_grid([[*shown, *errors]], columns, [f"frame {frame}"])
+    return labelled_grid([[*pictures, *errors]], columns, [f"frame {frame}"])

@@ -46,14 +46,14 @@ def spread(values: Sequence[float]) -> float:
 
 def summary(runs: Runs, base: Runs, measures: Sequence[str]) -> dict[str, Any]:
     """For each measure: mean, spread over clips, over seeds, and the difference to the base row clip by clip."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for measure in measures:
         values, others = clip_means(runs, measure), clip_means(base, measure)
         by_clip = [sum(row) / len(row) for row in values]
         by_base = [sum(row) / len(row) for row in others]
         by_seed = [sum(row) / len(row) for row in zip(*values, strict=True)]
         apart = [a - b for a, b in zip(by_clip, by_base, strict=True)]
-        found[measure] = {
+        figures[measure] = {
             "mean": sum(by_clip) / len(by_clip),
             "spread": spread(by_clip),
             "seeds": spread(by_seed),
@@ -61,4 +61,4 @@ def summary(runs: Runs, base: Runs, measures: Sequence[str]) -> dict[str, Any]:
             "difference spread": spread(apart),
             "clips": by_clip,
         }
-    return found
+    return figures

@@ -158,7 +158,7 @@ def take_turns(sides: Mapping[str, Side], clock: Clock, turns: int, *, warm: boo
     for turn in range(turns):
         for name in list(sides)[:: -1 if turn % 2 else 1]:
             taken[name].append(_turn(sides[name], clock))
-    return {name: _side_report(found) for name, found in taken.items()}
+    return {name: _side_report(rows) for name, rows in taken.items()}
 
 
 def _turn(side: Side, clock: Clock) -> tuple[float, float, dict[str, float]]:
@@ -173,12 +173,12 @@ def _turn(side: Side, clock: Clock) -> tuple[float, float, dict[str, float]]:
 
 
 def _side_report(taken: list[tuple[float, float, dict[str, float]]]) -> dict[str, Any]:
-    parts = {name for _, _, found in taken for name in found}
+    parts = {name for _, _, seconds in taken for name in seconds}
     return {
         "seconds": statistics.median(counted for counted, _, _ in taken),
         "all_seconds": [counted for counted, _, _ in taken],
         "wall_seconds": statistics.median(wall for _, wall, _ in taken),
-        "parts": {name: statistics.fmean(found.get(name, 0.0) for _, _, found in taken) for name in sorted(parts)},
+        "parts": {name: statistics.fmean(seconds.get(name, 0.0) for _, _, seconds in taken) for name in sorted(parts)},
     }
 
 

@@ -140,14 +140,14 @@ class _Concatenated:
 
     def time_embedding(self, sigma: torch.Tensor, guidance: float | torch.Tensor) -> torch.Tensor:
         """Embedding (N, C) of noise level and guidance, and of the pooled text where the family has it."""
-        given = [sigma * 1000]
+        times = [sigma * 1000]
         if getattr(self.model.config, "guidance_embeds", False):
-            given.append((torch.as_tensor(guidance).to(sigma) * 1000).expand(len(sigma)))
+            times.append((torch.as_tensor(guidance).to(sigma) * 1000).expand(len(sigma)))
         if self.is_flux2:
-            time: torch.Tensor = self.model.time_guidance_embed(given[0], given[1] if len(given) > 1 else None)
+            time: torch.Tensor = self.model.time_guidance_embed(times[0], times[1] if len(times) > 1 else None)
             return time
         assert self.pooled is not None
-        time_and_text: torch.Tensor = self.model.time_text_embed(*given, self.pooled.to(sigma).expand(len(sigma), -1))
+        time_and_text: torch.Tensor = self.model.time_text_embed(*times, self.pooled.to(sigma).expand(len(sigma), -1))
         return time_and_text
 
     def modulation(self, block: Any, stream: str, now: torch.Tensor, clean: torch.Tensor) -> list[torch.Tensor]:

@@ -52,15 +52,15 @@ def count_training(backbone: DiTBackbone, grid: tuple[int, int], *, rank: int, d
 @torch.no_grad()
 def count_frame(backbone: DiTBackbone, grid: tuple[int, int], *, rank: int, steps: int) -> dict[str, float]:
     """One frame with two conditions: bare base, ours and straightforward, and ours / bare."""
-    shown = [torch.randn(1, backbone.channels, *grid, device="meta") for _ in KINDS]
+    latents = [torch.randn(1, backbone.channels, *grid, device="meta") for _ in KINDS]
     noise, sigma = torch.randn(1, backbone.channels, *grid, device="meta"), torch.rand(1)
     lora = HeroLoRA(backbone, 2, LoRASpec(rank))
     try:
-        conditions = run_conditions(backbone, lora, KINDS, shown, grid, guidance=1.0)
-        passes = count(lambda: run_conditions(backbone, lora, KINDS, shown, grid, guidance=1.0))
+        conditions = run_conditions(backbone, lora, KINDS, latents, grid, guidance=1.0)
+        passes = count(lambda: run_conditions(backbone, lora, KINDS, latents, grid, guidance=1.0))
         bare = count(lambda: backbone.velocity(noise, sigma, guidance=1.0))
         step = count(lambda: backbone.velocity(noise, sigma, conditions, guidance=1.0))
-        plain = count(lambda: plain_restore(backbone, shown, noise, RestoreSettings(steps), steps=1))
+        plain = count(lambda: plain_restore(backbone, latents, noise, RestoreSettings(steps), steps=1))
     finally:
         lora.remove()
     counted = {"bare": steps * bare, "ours": passes + steps * step, "straightforward": steps * plain}
@@ -70,14 +70,14 @@ def count_frame(backbone: DiTBackbone, grid: tuple[int, int], *, rank: int, step
 def counted_rows(settings: HeroSpeed, tell: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
     """The rows of `hero_speed.hero_rows` with multiply-adds in the place of times."""
     backbone = empty_backbone(settings.model)
-    told = facts("hero", settings, Clock("cpu")) | {"device": COUNTED, "clock": "none", "sides": {}, "ratios": {}}
+    base = facts("hero", settings, Clock("cpu")) | {"device": COUNTED, "clock": "none", "sides": {}, "ratios": {}}
     rows = []
     for size, draws in settings.training:
         case = {"what": "training step", "size": size, "draws": draws}
-        rows.append(told | case | counted_training(backbone, settings, size, draws))
+        rows.append(base | case | counted_training(backbone, settings, size, draws))
         tell(rows[-1])
     for size in settings.sizes:
-        rows.append(told | {"what": "frame", "size": size} | counted_frame(backbone, settings, size))
+        rows.append(base | {"what": "frame", "size": size} | counted_frame(backbone, settings, size))
         tell(rows[-1])
     return rows
 

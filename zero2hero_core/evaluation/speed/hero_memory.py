@@ -46,10 +46,10 @@ def count_step(size: ModelSize, weights: str, *, resolution: int, rank: int, che
         backbone = as_backbone(size, transformer, "cpu")
         lora = HeroLoRA(backbone, 2, LoRASpec(rank))
         checkpoint_blocks(backbone, lora, checkpointing)
-        shown = [torch.randn(1, size.in_channels, *grid) for _ in range(2)]
+        latents = [torch.randn(1, size.in_channels, *grid) for _ in range(2)]
         noisy, target = torch.randn(1, size.in_channels, *grid), torch.randn(1, size.in_channels, *grid)
         live.peak = live.alive()
-        conditions = run_conditions(backbone, lora, KINDS, shown, grid, guidance=1.0)
+        conditions = run_conditions(backbone, lora, KINDS, latents, grid, guidance=1.0)
         predicted = backbone.velocity(noisy, torch.rand(1), conditions, guidance=1.0)
         torch.nn.functional.mse_loss(predicted, target).backward()
         states = 8 * sum(parameter.numel() for parameter in lora.parameters())
@@ -65,8 +65,8 @@ def measure_step(size: ModelSize, weights: str, *, resolution: int, rank: int, d
     torch.cuda.empty_cache()  # of an earlier model
     backbone = random_backbone(size, weights, device)
     grid = (resolution // size.cell, resolution // size.cell)
-    shown = tuple(torch.randn(1, size.in_channels, *grid) for _ in range(2))
-    pair = TrainingPair(shown, torch.randn(1, size.in_channels, *grid))
+    latents = tuple(torch.randn(1, size.in_channels, *grid) for _ in range(2))
+    pair = TrainingPair(latents, torch.randn(1, size.in_channels, *grid))
     trainer = HeroTrainer(backbone, [pair], HeroSettings(rank=rank, checkpointing=True))
     cuda = torch.device(device).type == "cuda"
     seconds = []

@@ -111,8 +111,8 @@ def compare_frame(backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed
     """One row: a frame with two conditions, bare base sampling, and the straightforward way."""
     trainer, _ = make_trainer(backbone, codec, settings, size, 1)
     clock = Clock(settings.device)
-    shown, lora = [x.to(settings.device) for x in trainer.pairs[0].conditions], trainer.lora
-    noise = torch.randn(shown[0].shape, generator=torch.Generator().manual_seed(settings.seed)).to(settings.device)
+    conditions, lora = [x.to(settings.device) for x in trainer.pairs[0].conditions], trainer.lora
+    noise = torch.randn(conditions[0].shape, generator=torch.Generator().manual_seed(settings.seed)).to(settings.device)
     chosen = RestoreSettings(num_inference_steps=settings.steps, seed=settings.seed)
     short, timed = RestoreSettings(num_inference_steps=2), min(2, settings.steps)
 
@@ -122,15 +122,15 @@ def compare_frame(backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed
 
     def ours(watch: PartTimer) -> None:
         with watch.calls(backbone, **PASSES):
-            restore_latents(backbone, lora, KINDS, shown, noise, chosen)
+            restore_latents(backbone, lora, KINDS, conditions, noise, chosen)
 
     def straightforward(watch: PartTimer) -> None:
         with watch.part("masked passes"):
-            plain_restore(backbone, shown, noise, chosen, steps=timed)
+            plain_restore(backbone, conditions, noise, chosen, steps=timed)
 
     try:
-        mine = restore_latents(backbone, lora, KINDS, shown, noise, short)
-        theirs = plain_restore(backbone, shown, noise, short, steps=2)
+        mine = restore_latents(backbone, lora, KINDS, conditions, noise, short)
+        theirs = plain_restore(backbone, conditions, noise, short, steps=2)
         difference = float((mine - theirs).abs().max() / theirs.abs().max())
         few = Side(straightforward, units=timed / settings.steps)
         sides = take_turns({"bare base": Side(bare), "ours": Side(ours), "straightforward": few}, clock, settings.turns)

@@ -61,10 +61,10 @@ class _FeaturesReady(Exception):
 
 def block_features(unet: Any, latents: Tensor, timestep: int, context: Tensor, block: int) -> Tensor:
     """Return the output of up block `block`, shape (B, C, h, w); what comes after the block is not computed."""
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
     def leave(module: Any, inputs: Any, output: Tensor) -> None:
-        found.append(output)
+        outputs.append(output)
         raise _FeaturesReady
 
     handle = unet.up_blocks[block].register_forward_hook(leave)
@@ -74,7 +74,7 @@ def block_features(unet: Any, latents: Tensor, timestep: int, context: Tensor, b
         pass
     finally:
         handle.remove()
-    return found[0]
+    return outputs[0]
 
 
 def topk_mask(target: Tensor, anchor: Tensor, k: int) -> Tensor:

@@ -94,9 +94,9 @@ def counted_frame(settings: ZeroSpeed, size: int, block: int) -> dict[str, Any]:
 
 def counted_rows(settings: ZeroSpeed, block: int, tell: Callable[[dict[str, Any]], object]) -> list[dict[str, Any]]:
     """The rows of `zero_speed.zero_rows` with multiply-adds in the place of times."""
-    told = facts("zero", settings, Clock("cpu")) | {"device": COUNTED, "clock": "none", "sides": {}, "ratios": {}}
+    base = facts("zero", settings, Clock("cpu")) | {"device": COUNTED, "clock": "none", "sides": {}, "ratios": {}}
     rows = []
     for size in settings.sizes:
-        rows.append(told | {"what": "frame", "size": size} | counted_frame(settings, size, block))
+        rows.append(base | {"what": "frame", "size": size} | counted_frame(settings, size, block))
         tell(rows[-1])
     return rows

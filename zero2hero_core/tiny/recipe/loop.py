@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from ...checks import InputError
+from ...checks import InputError, setting
 from ...files.names import temporary_name
 
 
@@ -126,7 +126,7 @@ class RecipeTrainer(ABC):
         state = torch.load(path, map_location=self.device, weights_only=True)
         if state["recipe"] != asdict(self._schedule):
             raise InputError(
-                f"{path}: the state of another recipe (seed, clips or steps); choose another --work folder."
+                f"{path}: the state of another recipe (seed, clips or steps); choose another {setting('work')} folder."
             )
         self.model.load_state_dict(state[self.part])
         self.average = state["average"]
