@@ -13,10 +13,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .jobs.listener import Listener
 
-__version__ = "0.1.0"
+__all__ = ["__version__", "edit"]
 
 
 def edit(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:

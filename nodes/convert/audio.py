@@ -44,7 +44,8 @@ def _decode(container: av.container.InputContainer, origin: Fraction, seconds: f
     waveform = torch.zeros(stream.codec_context.channels, max(1, round(seconds * rate)))
     for frame in timed_frames(container.decode(stream), stream):
         for piece in resampler.resample(frame):
-            first = round((piece.pts * piece.time_base - origin) * rate)
+            time = Fraction(piece.pts or 0) * (piece.time_base or Fraction(1, rate))
+            first = round((time - origin) * rate)
             if first >= waveform.shape[1]:
                 return {"waveform": waveform[None], "sample_rate": rate}
             skip, stop = max(0, -first), min(piece.samples, waveform.shape[1] - first)

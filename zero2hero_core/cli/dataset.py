@@ -112,7 +112,7 @@ def _add_output_options(parser: argparse.ArgumentParser) -> None:
 
 def results(args: argparse.Namespace) -> Results:
     """What every command of these writes in --out, beside the folder of a task, whose name is known later."""
-    from ..evaluation.dataset.making import RESULTS
+    from ..evaluation.dataset_tasks import RESULTS
 
     return RESULTS
 
@@ -161,7 +161,7 @@ def _clip(args: argparse.Namespace) -> ChosenFrames:
 
 
 def _make(args: argparse.Namespace, request: TaskRequest) -> dict[str, Any]:
-    from ..evaluation.dataset.making import make_tasks
+    from ..evaluation.dataset_tasks import make_tasks
     from ..jobs.folder import readings
 
     with ConsoleListener(args) as console:

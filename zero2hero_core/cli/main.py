@@ -14,9 +14,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any
 
-from .. import __version__
 from ..checks import Unfinished, Zero2HeroError
 from ..files.json_file import write_report
+from ..version import __version__
 from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, tiny, zero
 from .console import option_of
 from .folder import check_report

@@ -12,13 +12,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from .. import __version__
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
 from ..files.names import check_name, temporary_name
 from ..memory_batches import halving
 from ..metrics.psnr import psnr
+from ..version import __version__
 from ..video.audio import silence_reason
 from ..video.image_writer import write_image
 from ..video.source import read_image

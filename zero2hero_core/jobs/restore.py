@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..backbones.flux.dit import DiTBackbone
 from ..backbones.surface import DiTSurface, LoRASurface
 from ..checks import InputError
@@ -18,8 +17,9 @@ from ..files.guard import Results
 from ..hero_stage.lora.file import load_lora
 from ..hero_stage.sampling import KINDS, RestoreSettings
 from ..hero_stage.stage import HeroStage
-from ..paper import MODES
 from ..memory_batches import halving
+from ..paper import MODES
+from ..version import __version__
 from .clip import Clip, ClipRequest, check_paths
 from .folder import job_folder
 from .frames import FrameJob, OutputRequest, check_video, frame_results

@@ -11,15 +11,15 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..backbones.flux.dit import DiTBackbone
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, content, final_path
 from ..files.json_file import write_json
-from ..paper import MODES
 from ..hero_stage.training.run import RESULTS, TrainingRun
 from ..hero_stage.training.trainer import HeroSettings
 from ..memory_batches import is_out_of_memory
+from ..paper import MODES
+from ..version import __version__
 from ..video.source import open_frames
 from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference
 from .folder import job_folder

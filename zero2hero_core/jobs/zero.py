@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 
-from .. import __version__
 from ..backbones.sd.unet import UNetBackbone
 from ..backbones.surface import UNetSurface
 from ..checks import InputError, setting
 from ..correspondence.file import ClipCorrespondence, load_correspondences
 from ..correspondence.match import Correspondence
 from ..files.guard import Results
+from ..version import __version__
 from ..zero_stage.settings import ZeroStageSettings
 from ..zero_stage.stage import ZeroStage
 from .clip import TINY_SIZE, Clip, ClipRequest, Masks, check_paths, open_clip, read_reference
@@ -194,8 +194,7 @@ def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | 
         notes.add(f"{', '.join(unused)}: no effect, {'the matches are given' if request.matches else 'k is -1'}")
 
 
-def _state(
-    request: ZeroRequest, backbone: UNetBackbone, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
+def _state(request: ZeroRequest, backbone: UNetBackbone, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
     """What the frames are made of. Two runs with equal states give equal frames."""
     height, width = clip.size_hw
     stage = work.stage

@@ -35,7 +35,9 @@ def timed_frames(frames: Iterable[av.AudioFrame], stream: Any) -> Iterator[av.Au
         yield frame
 
 
-def _timed_packets(container: InputContainer, stream: Any) -> Iterator[tuple[Fraction, Fraction, av.Packet]]:
+def _timed_packets(
+    container: InputContainer, stream: Any
+) -> Iterator[tuple[Fraction, Fraction, av.Packet[av.AudioStream]]]:
     """Yield begin and end in seconds, and the packet, which has a time then; like `timed_frames`."""
     due = round(stream.start_time or 0)
     for packet in container.demux(stream):

@@ -66,7 +66,7 @@ def _convert(frame: av.VideoFrame, wanted: str) -> av.VideoFrame:
     """Change the pixel layout only: equal ranges and matrices on both sides."""
     full = int(ColorRange.JPEG)
     colour = {"src_colorspace": 5, "dst_colorspace": 5, "src_color_range": full, "dst_color_range": full}
-    return frame.reformat(format=wanted, interpolation=ACCURATE, **colour)  # type: ignore[arg-type]
+    return frame.reformat(format=wanted, interpolation=ACCURATE, **colour)
 
 
 def _yuv_to_rgb(frame: av.VideoFrame, depth: int, has_alpha: bool) -> torch.Tensor:
@@ -125,7 +125,8 @@ def _named_data_only(frame: av.VideoFrame) -> av.VideoFrame:
     last.link_to(sink := graph.add("buffersink"))
     graph.configure()
     source.push(frame)
-    bare: Any = sink.pull()
+    bare = sink.pull()
+    assert isinstance(bare, av.VideoFrame)
     return bare
 
 
@@ -237,13 +238,13 @@ class FrameDecoder:
         self.incomplete |= excused
         return not excused
 
-    def _decode(self, packet: av.Packet) -> list[av.VideoFrame]:
+    def _decode(self, packet: av.Packet[av.VideoStream]) -> list[av.VideoFrame]:
         if self._alpha is None:
-            return packet.decode()  # type: ignore[return-value]
+            return packet.decode()
         return self._alpha.decode(packet if packet.size else None)
 
 
-def _needs_earlier_pictures(packet: av.Packet, stream: av.VideoStream) -> bool:
+def _needs_earlier_pictures(packet: av.Packet[av.VideoStream], stream: av.VideoStream) -> bool:
     """Tell whether pictures after a key packet may need some from before it: H.264 and HEVC without a full refresh."""
     context = stream.codec_context
     if context.name not in ("h264", "hevc"):

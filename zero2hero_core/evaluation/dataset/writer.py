@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from ... import __version__
 from ...checks import InputError, ShapeError, setting
 from ...files.names import temporary_name
+from ...version import __version__
 from ...video.image_writer import explained, write_image
 from .correspondence import FrameCorrespondence, save_frame_correspondence
 from .info import TaskInfo

@@ -20,9 +20,8 @@ from ...flow.dis import dis_flow
 from ...flow.raft import load_raft
 from ...flow.warp import FlowFunction
 from ...hero_stage.stage import HeroStage
-from ...hero_stage.training.latents import encode_clip
-from ...hero_stage.training.pairs import ClipLatents, training_pairs
-from ...hero_stage.training.trainer import HeroSettings, HeroTrainer
+from ...jobs.material import Material
+from ...jobs.training import Training
 from ...metrics.psnr import psnr
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
@@ -86,13 +85,13 @@ class Tools:
             raise InputError(f"flow: expected dis or raft, got {name!r}.")
         return self.raft if name == "raft" else dis_flow
 
-    def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage:
+    def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage[UNetBackbone]:
         """Zero-Stage with the settings of a spec."""
         anchor = clip.frames[clip.anchor]
         reference = anchor if spec.options.get("reference") == "anchor" else clip.reference
         return ZeroStage(self.zero, anchor, reference, clip.anchor, zero_settings(spec), dict(enumerate(clip.frames)))
 
-    def match(self, stage: ZeroStage, clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
+    def match(self, stage: ZeroStage[UNetBackbone], clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
         """Matches of frames with the anchor."""
         return [stage.correspond(clip.frames[index], index) for index in frames]
 
@@ -179,9 +178,10 @@ def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int
     }
     start = inputs.get("start", {})
     steps = settings.total if spec.options.get("share", 1.0) else 0
-    latents = _latents(backbone, clip, settings, inputs)
-    trainer = HeroTrainer(backbone, training_pairs(settings.mode, latents), settings)
-    stage = HeroStage(backbone, trainer.lora, settings.kinds, restoring)
+    target = inputs.get("target") if settings.mode == "implicit" else None
+    material = Material({clip.anchor: clip.reference}, dict(enumerate(clip.frames)), start, target)
+    training = Training(backbone, material, settings, restoring)
+    stage = training.stage
     clock, curve = PartTimer(Clock("cpu")), {}
     try:
         for step in range(steps + 1):
@@ -192,31 +192,17 @@ def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int
                     curve[step] = psnr(restored, clip.truths(clip.measured)).tolist()
             if step < steps:
                 with clock.part("training"):
-                    trainer.step()
+                    training.trainer.step()
         with clock.part("restoring"):
             pictures = _restore(stage, clip, start, frames)
     finally:
-        trainer.close()
+        training.close()
     measuring = clock.seconds.pop("measuring", 0.0)
     return MethodResult(pictures, clock.seconds, curve, measuring)
 
 
-def _latents(
-    backbone: DiTBackbone, clip: TaskClip, settings: HeroSettings, inputs: Mapping[str, dict[int, torch.Tensor]]
-) -> ClipLatents:
-    anchor, everything = clip.anchor, range(len(clip.frames))
-    return encode_clip(
-        backbone,
-        settings,
-        references={anchor: clip.reference},
-        zero={anchor: inputs["start"][anchor]} if "start" in inputs else {},
-        frames={index: clip.frames[index] for index in (everything if settings.mode == "implicit" else [anchor])},
-        zero_target=inputs.get("target", {}),
-    )
-
-
 def _restore(
-    stage: HeroStage, clip: TaskClip, start: Mapping[int, torch.Tensor], frames: Sequence[int]
+    stage: HeroStage[DiTBackbone], clip: TaskClip, start: Mapping[int, torch.Tensor], frames: Sequence[int]
 ) -> torch.Tensor:
     pictures = []
     for part in _batches(frames):

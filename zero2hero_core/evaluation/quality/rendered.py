@@ -63,21 +63,21 @@ class SharedMatches(Tools):
         super().__init__(self._pictures_of)
         self.zero = backbone
         self._result = result
-        self._stages: dict[ZeroStageSettings, ZeroStage] = {}
+        self._stages: dict[ZeroStageSettings, ZeroStage[UNetBackbone]] = {}
         self._matches: dict[tuple[ZeroStageSettings, int], Correspondence] = {}
 
     def _pictures_of(self, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
         name = next(name for name, method in METHODS.items() if method == spec.method)
         return self._result.pictures[name][[self._result.frames.index(frame) for frame in frames]]
 
-    def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage:
+    def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage[UNetBackbone]:
         """Zero-Stage, once for each settings."""
         settings = zero_settings(spec)
         if settings not in self._stages:
             self._stages[settings] = super().stage(clip, spec)
         return self._stages[settings]
 
-    def match(self, stage: ZeroStage, clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
+    def match(self, stage: ZeroStage[UNetBackbone], clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
         """Matches of frames with the anchor, each once."""
         for frame in frames:
             if (stage.settings, frame) not in self._matches:

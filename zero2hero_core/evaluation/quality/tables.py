@@ -9,7 +9,7 @@ from typing import Any
 
 from ...files.guard import Reading, Results, remove_leftovers
 from ...jobs.listener import Listener
-from ..dataset.making import make_tasks
+from ..dataset_tasks import make_tasks
 from . import runner
 from .plan import Plan, fill_table, name_of, plan, unique
 from .suites import Suite, Table

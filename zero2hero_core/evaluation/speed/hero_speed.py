@@ -51,7 +51,7 @@ def hero_rows(settings: HeroSpeed, tell: Callable[[dict[str, Any]], object]) -> 
 
 def make_trainer(
     backbone: DiTBackbone, codec: LatentCodec, settings: HeroSpeed, size: int, draws: int
-) -> tuple[HeroTrainer, list[Tensor]]:
+) -> tuple[HeroTrainer[DiTBackbone], list[Tensor]]:
     """Our side on adapters that are not zero and on one pair of smooth pictures, and these, (1, 3, H, W) each."""
     chosen = HeroSettings(rank=settings.rank, draws=draws, seed=settings.seed)
     pictures = list(smooth_frames(3, size, settings.seed).to(settings.device).split(1))
@@ -97,7 +97,7 @@ def compare_training(
     return row | {"difference": difference}
 
 
-def _difference_of_losses(ours: HeroTrainer, plain: PlainTrainer) -> float:
+def _difference_of_losses(ours: HeroTrainer[DiTBackbone], plain: PlainTrainer) -> float:
     """Of one step from equal weights and equal draws, relative."""
     state = {key: tensor.clone() for key, tensor in ours.lora.state_dict().items()}
     plain.generator.set_state(ours.generator.get_state())

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ... import __version__
 from ...backbones.surface import TrainableDiT
 from ...backbones.weights import FLOAT_DTYPES, open_weights
 from ...checks import InputError, Zero2HeroError
 from ...files.tensor_file import write_tensors
+from ...version import __version__
 from .adapters import HeroLoRA
 from .formats import AUTHORS_FAMILY, OURS, LoRASpec, read_authors, read_ours, which_format
 

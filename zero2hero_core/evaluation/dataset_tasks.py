@@ -10,21 +10,21 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ...checks import InputError, setting
-from ...files.guard import Reading, Results, check_apart
-from ...files.lock import locked_folder
-from ...jobs.clip import check_paths
-from ...jobs.folder import check_folder
-from ...jobs.listener import Listener
-from ...jobs.state import file_digest
-from ...tiny.scenes.scene import Scene, split_seed
-from ...video.resize import resize_frames
-from ...video.source import FrameSource, open_frames, read_image
-from ..blender.job import RenderJob
-from ..blender.render import task_info, write_clip
-from .info import TaskInfo, clip_name
-from .kinds import write_colorization, write_general, write_rendered
-from .requests import (
+from ..checks import InputError, setting
+from ..files.guard import Reading, Results, check_apart
+from ..files.lock import locked_folder
+from ..jobs.clip import check_paths
+from ..jobs.folder import check_folder
+from ..jobs.listener import Listener
+from ..jobs.state import file_digest
+from ..tiny.scenes.scene import Scene, split_seed
+from ..video.resize import resize_frames
+from ..video.source import FrameSource, open_frames, read_image
+from .blender.job import RenderJob
+from .blender.render import task_info, write_clip
+from .dataset.info import TaskInfo, clip_name
+from .dataset.kinds import write_colorization, write_general, write_rendered
+from .dataset.requests import (
     BlenderRequest,
     ChosenFrames,
     ColorizationRequest,
@@ -32,7 +32,7 @@ from .requests import (
     ScenesRequest,
     TaskRequest,
 )
-from .writer import INDEX, TaskWriter, is_made, remove_unfinished, write_index
+from .dataset.writer import INDEX, TaskWriter, is_made, remove_unfinished, write_index
 
 RENDERED_FPS = 8
 RESULTS = Results((INDEX,))  # beside the folder of a task, whose name is known later
