@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import math
 import os
@@ -11,8 +10,9 @@ import sys
 from pathlib import Path
 from typing import Any, TextIO
 
-from ..checks import InputError, Zero2HeroError
-from .names import check_name, temporary_name
+from ..checks import InputError
+from .names import temporary_name
+from .whole import write_text
 
 
 def finite(value: Any) -> Any:
@@ -96,16 +96,7 @@ def write_json(path: Path, report: dict[str, Any]) -> None:
 
     Raises: InputError when the place cannot be written, Zero2HeroError when the disk is full.
     """
-    check_name(path)
-    part = temporary_name(path)
-    try:
-        part.write_text(_text(report), encoding="utf-8")
-        os.replace(part, path)
-    except OSError as error:
-        part.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise Zero2HeroError(f"{path}: the disk is full; free some space and run it again.") from error
-        raise InputError(f"{path}: cannot be written ({error.strerror}); choose another place.") from error
+    write_text(path, _text(report))
 
 
 def _text(report: dict[str, Any]) -> str:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import av
 import numpy as np
 import torch
 from PIL import Image, PngImagePlugin
 
-from ..checks import InputError, ShapeError, Zero2HeroError
-from ..files.guard import check_regular
+from ..checks import InputError, ShapeError
 from ..files.names import check_name, temporary_name
+from ..files.whole import check_parent, check_target, whole_file
 
 
 def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite: bool = False) -> None:
@@ -33,13 +29,8 @@ def write_image(path: str | os.PathLike[str], image: torch.Tensor, *, overwrite:
             f"image: expected floating point (3, H, W) or (1, H, W), got {image.dtype} {tuple(image.shape)}."
         )
     check_target(target, overwrite)
-    temporary = temporary_name(target)
-    try:
-        with explained(target):
-            _save_png(temporary, to_bytes(image), {})
-            publish(temporary, target, overwrite)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(target, overwrite=overwrite) as temporary:
+        _save_png(temporary, to_bytes(image), {})
 
 
 class PngSequence:
@@ -102,45 +93,3 @@ def _save_png(path: Path, pixels: np.ndarray, texts: dict[str, str]) -> None:
         info.add_text(name, text)  # Latin-1 as plain tEXt: readers that know no iTXt get it, too
     picture = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
     picture.save(path, format="PNG", pnginfo=info, compress_level=4)
-
-
-def publish(temporary: Path, target: Path, overwrite: bool) -> None:
-    """Give a finished temporary file its name. Raises: InputError when the name was taken meanwhile."""
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: was made by something else meanwhile; choose another name or allow overwriting.")
-    os.replace(temporary, target)
-
-
-def check_target(target: Path, overwrite: bool) -> None:
-    """Raise `InputError` unless the file can be written there."""
-    check_name(target)
-    check_parent(target)
-    if target.is_dir():
-        raise InputError(f"{target}: expected the name of a file to write, got a folder.")
-    check_regular(target)
-    if target.exists() and not overwrite:
-        raise InputError(f"{target}: exists already; choose another name or allow overwriting.")
-
-
-def check_parent(target: Path) -> None:
-    """Raise `InputError` unless the folder of the target exists and is writable."""
-    if not target.parent.is_dir():
-        raise InputError(f"{target}: the folder {target.parent} does not exist; create it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise InputError(f"{target}: the folder {target.parent} is not writable; choose another one.")
-
-
-@contextmanager
-def explained(target: Path) -> Iterator[None]:
-    """Turn errors of the system and of FFmpeg into one clear line."""
-    try:
-        yield
-    except (OSError, av.error.FFmpegError) as error:
-        number = error.errno
-        if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise Zero2HeroError(
-                f"{target}: no space left on the disk; nothing was kept. Free some and repeat."
-            ) from error
-        if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise InputError(f"{target}: the folder {target.parent} is not writable; choose another one.") from error
-        raise Zero2HeroError(f"{target}: writing failed ({error.strerror or error}); nothing was kept.") from error

@@ -25,9 +25,10 @@ from av.container import OutputContainer
 
 from ..checks import InputError, ShapeError, Zero2HeroError, check_images
 from ..files.names import temporary_name
+from ..files.whole import check_target, explained, publish
 from .audio import AudioSpan, AudioTrack
 from .decode import ACCURATE, open_video
-from .image_writer import PngSequence, check_target, explained, publish, to_bytes, write_image
+from .image_writer import PngSequence, to_bytes, write_image
 from .source import frame_rate
 
 __all__ = ["VideoWriter", "write_image"]
@@ -125,7 +126,7 @@ class VideoWriter:
             raise ShapeError(f"frames: expected (H, W) = {self._size_hw} like the first frame, got {size_hw}.")
         for frame in frames:
             pixels = to_bytes(frame)
-            with explained(self.path):
+            with explained(self.path, av.error.FFmpegError):
                 self._sink.write(pixels, self.frames_written)
             self.frames_written += 1
 
@@ -136,7 +137,7 @@ class VideoWriter:
         try:
             if self.frames_written == 0:
                 raise InputError(f"{self.path}: expected at least one frame, got none; nothing was written.")
-            with explained(self.path):
+            with explained(self.path, av.error.FFmpegError):
                 self._sink.finish(self.frames_written)
             self._open = False
         finally:

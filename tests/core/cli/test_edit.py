@@ -191,7 +191,7 @@ def test_one_report_tells_of_all_parts(unbroken):
         (HeroTrainer, "step", 4, interrupt),
         (HeroTrainer, "step", 3, ctrl_c),
         (dit, "load_tiny_dit", 2, interrupt),
-        (image_writer, "publish", COUNT + 3 + 3, interrupt),  # after Zero-Stage and 3 samples: the third frame
+        (image_writer, "_save_png", COUNT + 3 + 3, interrupt),  # after Zero-Stage and 3 samples: the third frame
         (VideoWriter, "write", COUNT + 2, interrupt),  # while the video is put together
     ],
 )

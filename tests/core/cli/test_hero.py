@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from tiny_models import random_dit
 from zero2hero_core.cli.main import main
+from zero2hero_core.files import whole
 from zero2hero_core.hero_stage.lora.file import read_metadata
 from zero2hero_core.hero_stage.stage import HeroStage
 from zero2hero_core.hero_stage.training.log import TrainingLog
@@ -503,7 +504,7 @@ def test_restoring_leaves_frames_video_and_report(unbroken):
     [
         (HeroStage, "restore", 2, 2),
         (image_writer, "_save_png", 2, 1),  # in the middle of a batch
-        (image_writer, "publish", 4, 3),  # a frame is written, but not yet renamed
+        (whole, "publish", 1 + 4, 3),  # after hero.json: a frame is written, but not yet renamed
         (VideoWriter, "write", 3, COUNT),  # while the video is put together
     ],
 )

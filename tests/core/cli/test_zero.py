@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from zero2hero_core.cli.main import main
 from zero2hero_core.correspondence import narrow
 from zero2hero_core.correspondence.file import load_correspondences
+from zero2hero_core.files import whole
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
 from zero2hero_core.video import image_writer
@@ -182,7 +183,7 @@ def interrupt_at(call: int, function: Callable[..., Any]) -> Callable[..., Any]:
     [
         (ZeroStage, "edit", 2, 2),
         (image_writer, "_save_png", 2, 1),  # in the middle of a batch
-        (image_writer, "publish", 4, 3),  # a frame is written, but not yet renamed
+        (whole, "publish", 1 + 4, 3),  # after zero.json: a frame is written, but not yet renamed
         (VideoWriter, "write", 3, 4),  # while the video is put together
     ],
 )

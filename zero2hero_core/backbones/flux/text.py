@@ -9,8 +9,6 @@ one, by default) a small stored file does as well.
 from __future__ import annotations
 
 import gc
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 
 from ...checks import InputError, Zero2HeroError, check_shape
+from ...files.tensor_file import write_tensors
 from ..sd.text import text_encoder_in_folder
 from ..weights import open_component, open_weights, read_json
 from .dit import TextEmbedding
@@ -65,17 +64,9 @@ def read_text(path: str | Path, prompt: str | None = None) -> TextEmbedding:
 
 def save_text(path: str | Path, text: TextEmbedding, prompt: str = "") -> None:
     """Store a text embedding for `read_text`, through a temporary file."""
-    from safetensors.torch import save_file
-
     path = Path(path)
     tensors = {"tokens": text.tokens} | ({} if text.pooled is None else {"pooled": text.pooled})
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".safetensors")
-    os.close(handle)
-    try:
-        save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, temporary, {"prompt": prompt})
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_tensors(path, {k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"prompt": prompt})
 
 
 def encode_prompt(folder: Path, *, flux2: bool, prompt: str, device: torch.device, dtype: torch.dtype) -> TextEmbedding:

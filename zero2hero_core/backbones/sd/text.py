@@ -7,9 +7,7 @@ token 0. Begin and end tokens are the last two of the vocabulary (49406, 49407) 
 
 from __future__ import annotations
 
-import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import torch
 
 from ...checks import InputError, check_shape
+from ...files.tensor_file import write_tensors
 from ..weights import Source, Weights, fill_module, open_component, open_weights, read_json
 
 EMBEDDING_KEY = "empty_embedding"
@@ -248,16 +247,8 @@ def read_empty_embedding(path: Path, *, device: torch.device, dtype: torch.dtype
 
 def save_empty_embedding(path: Path, embedding: torch.Tensor) -> None:
     """Store an empty-prompt embedding (1, L, D) as float32, for weights that come without a text encoder."""
-    from safetensors.torch import save_file
-
     check_shape("embedding", embedding, (1, "tokens", "width"))
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".safetensors")
-    os.close(handle)
-    try:
-        save_file({EMBEDDING_KEY: embedding.detach().float().cpu().contiguous()}, temporary)
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    write_tensors(path, {EMBEDDING_KEY: embedding.detach().float().cpu().contiguous()}, {})
 
 
 def _clip_on_meta(config: dict[str, Any]) -> Any:

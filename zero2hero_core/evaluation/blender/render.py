@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from ...checks import InputError, Zero2HeroError, check_range, setting
-from ...video.image_writer import explained
+from ...files.whole import explained
 from ...video.source import read_image
 from ..dataset.correspondence import FrameCorrespondence
 from ..dataset.info import TaskInfo

@@ -16,8 +16,9 @@ import torch
 
 from ...checks import InputError, ShapeError, setting
 from ...files.names import temporary_name
+from ...files.whole import explained, write_text
 from ...version import __version__
-from ...video.image_writer import explained, write_image
+from ...video.image_writer import write_image
 from .correspondence import FrameCorrespondence, save_frame_correspondence
 from .info import TaskInfo
 from .task import (
@@ -195,13 +196,7 @@ def write_index(folder: Path) -> None:
     """
     entries = [_index_entry(read_info(task)) for task in find_tasks(folder)]
     target = folder / INDEX
-    temporary = temporary_name(target)
-    try:
-        with explained(target):
-            temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_text(target, json.dumps(entries, indent=2) + "\n")
 
 
 def _index_entry(info: TaskInfo) -> dict[str, Any]:

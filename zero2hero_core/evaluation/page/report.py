@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files.json_file import write_json
-from ...files.names import temporary_name
+from ...files.whole import write_text
 from ..quality.measures import BETTER_LOW, LPIPS, VBENCH
 from ..quality.statistics import spread
 from .markdown import some
@@ -88,9 +88,7 @@ def write_page(out: Path) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    part = temporary_name(path)
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_text(path, text)
 
 
 def section(suite: str, table: dict[str, Any], plots: list[str], why: str = "") -> str:

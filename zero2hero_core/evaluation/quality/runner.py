@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from ...files.names import temporary_name
 from ...files.tensor_file import write_tensors
+from ...files.whole import write_text
 from ..making import revision
 from .clips import TaskClip, clip_at
 from .learned import Networks, measure_learned, possible
@@ -127,9 +127,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, figures: dict[str, Any]) -> None:
-    part = temporary_name(path)
-    part.write_text(json.dumps(figures), encoding="utf-8")  # infinities stay what they are
-    part.replace(path)
+    write_text(path, json.dumps(figures))  # infinities stay what they are
 
 
 def _pictures(path: Path) -> torch.Tensor:

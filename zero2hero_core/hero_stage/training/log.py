@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from ...checks import InputError
-from ...files.guard import check_regular
-from ...files.names import temporary_name
-from ...video.image_writer import check_parent, explained
+from ...files.whole import check_parent, explained, whole_file
 
 COLUMNS = ("step", "loss", "learning_rate", "seconds", "psnr_anchor", "psnr_truth", "psnr_zero")
 PLOT_SIZE = (1000, 400)  # width, height in pixels
@@ -226,14 +224,8 @@ def _parse(line: str, place: str, previous: float) -> dict[str, float]:
 def _replace(target: Path, data: bytes) -> None:
     """Write a whole file under a temporary name, then give it its own."""
     check_parent(target)
-    check_regular(target)
-    temporary = temporary_name(target)
-    try:
-        with explained(target):
-            temporary.write_bytes(data)
-            os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(target) as temporary:
+        temporary.write_bytes(data)
 
 
 def _points(rows: Sequence[dict[str, float]], name: str, above: float = -math.inf) -> tuple[list[float], list[float]]:

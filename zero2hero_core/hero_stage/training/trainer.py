@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from ...backbones.surface import TrainableDiT
 from ...checks import InputError, ShapeError, Zero2HeroError, check_range, check_shape
 from ...diffusion.flow_matching import draw_sigma, mix_noise
-from ...files.names import temporary_name
+from ...files.whole import whole_file
 from ...paper import MODES, training_steps
 from ..lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
 from ..sampling import run_conditions
@@ -196,18 +196,12 @@ class HeroTrainer(Generic[DiT]):
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file. Raises: Zero2HeroError when it cannot be written."""
-        part = temporary_name(path)
         lora, optimiser = self.lora.state_dict(), self.optimiser.state_dict()
         values = (_plain(self.settings), lora, optimiser, self.generator.get_state(), self.done)
         state = dict(zip(STATE_PARTS, values, strict=True))
-        try:
-            with part.open("wb") as file:  # of a name, torch would put it into the file
-                torch.save(state, file)
-            part.replace(path)
-        except (OSError, RuntimeError) as error:  # torch's own writer raises RuntimeError, also for a full disk
-            raise Zero2HeroError(f"{path}: cannot be written ({error}); free some space on the disk.") from error
-        finally:
-            part.unlink(missing_ok=True)
+        # torch's own writer raises RuntimeError, also for a full disk; of a name, it would put it into the file
+        with whole_file(path, kinds=(RuntimeError,)) as temporary, temporary.open("wb") as file:
+            torch.save(state, file)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state, with the result of an unbroken run.

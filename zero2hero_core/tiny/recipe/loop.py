@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from ...checks import InputError, setting
-from ...files.names import temporary_name
+from ...files.whole import whole_file
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,8 @@ class RecipeTrainer(ABC):
             "seconds": self.seconds,
             "recipe": asdict(self._schedule),
         }
-        part = temporary_name(path)
-        with part.open("wb") as file:
+        with whole_file(path) as temporary, temporary.open("wb") as file:
             torch.save(state, file)
-        part.replace(path)
 
     def load(self, path: Path) -> None:
         """Go on from a saved state. Raises: InputError when it belongs to another recipe."""
