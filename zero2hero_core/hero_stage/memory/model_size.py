@@ -136,7 +136,7 @@ class ModelSize:
         return gains + (0 if self.fused else sum(layer.outputs * layer.count for layer in self._layers()))
 
     def lora_parameters(self, rank: int) -> int:
-        """Parameters of one condition's LoRA on every layer that takes one (`backbones.lora`)."""
+        """Parameters of one condition's LoRA on every layer that takes one (`lora.adapters`)."""
         return sum(rank * (lora.inputs + lora.outputs) * lora.count for lora in self._layers() if lora.lora)
 
     def weight_bytes(self, weights: str, compute: int = 2) -> int:
