@@ -75,8 +75,8 @@ def material(tmp_path_factory) -> Path:
     for index, frame in enumerate(truth):
         write_image(folder / "truth" / f"{index}.png", frame)
     worn = {"worn": truth, "worn_target": frames}
-    for name, pictures in worn.items():
-        store_zero(folder / name, dict(enumerate((pictures * 0.7 + 0.2).clamp(0, 1))))
+    for name, wear in worn.items():
+        store_zero(folder / name, dict(enumerate((wear * 0.7 + 0.2).clamp(0, 1))))
     store_zero(folder / "tall", dict(enumerate(torch.cat([frames, frames], 2))))
     store_zero(folder / "cropped", dict(enumerate(frames)), policy="crop")
     store_zero(folder / "gap", {n: frames[n] for n in (0, 1, 2, 4, 5)})
