@@ -153,6 +153,12 @@ def test_a_damaged_line_is_named_by_its_number(tmp_path: Path, line: str, messag
     assert log.path.read_text(encoding="utf-8") == text and len(list(tmp_path.iterdir())) == 1
 
 
+def test_bytes_that_are_no_text_are_a_damaged_line(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_bytes(HEADER.encode() + b"1,\xff\xfe,,,,,\n")
+    with pytest.raises(InputError, match="line 2: expected a number for loss"):
+        TrainingLog(tmp_path).rows()
+
+
 def test_a_foreign_header_is_refused(tmp_path: Path) -> None:
     (tmp_path / "log.csv").write_text("epoch;loss\n1;2\n")
     with pytest.raises(InputError, match=r"log.csv, line 1: expected the header step,loss.*got 'epoch;loss'"):

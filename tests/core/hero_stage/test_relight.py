@@ -67,3 +67,21 @@ def test_exposure_slopes_and_tint_are_drawn_apart():
     # The three tints sum to zero here, so two of them lean against each other by a half.
     assert float(among[:3, 3:].abs().max()) < 0.2 and float(among[:3, :3].triu(1).abs().max()) < 0.3
     assert float(among[3, 4]) == pytest.approx(-0.5, abs=0.15)
+
+
+# Made with this snippet and torch 2.13; the law above says what the parts are, this that they stay the same:
+# out = relight(torch.full((1, 3, 5, 7), 0.1, dtype=torch.float64), torch.Generator().manual_seed(seed))[0] / 0.1
+# [out[0, 0, 0], out[1, 0, 6], out[2, 4, 0], out[0, 4, 6], out[1, 2, 3]]
+@pytest.mark.parametrize(
+    ("seed", "gains"),
+    [
+        (0, [2.2555, 2.2280, 1.0113, 0.8859, 1.2448]),
+        (1, [0.9796, 1.1091, 1.3543, 0.9415, 1.2024]),
+        (2, [1.3844, 1.4070, 1.1280, 1.5876, 1.1818]),
+        (3, [1.0093, 1.4938, 1.2066, 0.9452, 1.2493]),
+    ],
+)
+def test_the_same_seed_gives_the_same_light_in_every_release(seed, gains):
+    out = relight(torch.full((1, 3, 5, 7), 0.1, dtype=torch.float64), torch.Generator().manual_seed(seed))[0] / 0.1
+    found = [out[0, 0, 0], out[1, 0, 6], out[2, 4, 0], out[0, 4, 6], out[1, 2, 3]]
+    assert [float(value) for value in found] == pytest.approx(gains, abs=1e-3)

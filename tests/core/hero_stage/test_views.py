@@ -92,6 +92,9 @@ def test_which_modes_get_further_views(mode, given, count):
         first = "zero" in HeroSettings(mode=mode).kinds
         still = len({float(pair.conditions[0].sum()) for pair in pairs}) == 1
         assert still == (first and "shift" not in given)
+    for place, kind in enumerate(HeroSettings(mode=mode).kinds):
+        if kind == "frame":  # every view of a frame is under a light, or at a place, of its own
+            assert len({float(pair.conditions[place].sum()) for pair in pairs}) > min(count, VIEWS) / 2
 
 
 def test_a_missing_picture_is_named_where_the_pairs_are_made():

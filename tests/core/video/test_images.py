@@ -55,6 +55,45 @@ def test_policies():
     assert resize_frames(ramp, (20, 40)) is ramp
 
 
+def test_crop_and_pad_scale_before_they_cut_and_fill():
+    picture = torch.rand(1, 3, 20, 40, generator=torch.Generator().manual_seed(0))
+    cropped, padded = resize_frames(picture, (30, 30), "crop"), resize_frames(picture, (30, 30), "pad")
+    assert torch.equal(cropped, resize_frames(picture, (30, 60))[..., 15:45])
+    fitted = resize_frames(picture, (15, 30))
+    assert torch.equal(padded[..., 7:22, :], fitted)
+    assert torch.equal(padded[..., :7, :], fitted[..., :1, :].expand(-1, -1, 7, -1))
+    assert torch.equal(padded[..., 22:, :], fitted[..., -1:, :].expand(-1, -1, 8, -1))  # the odd line is below
+    upright = resize_frames(picture.mT, (30, 30), "crop"), resize_frames(picture.mT, (30, 30), "pad")
+    assert torch.allclose(upright[0], cropped.mT, atol=1e-6) and torch.allclose(upright[1], padded.mT, atol=1e-6)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_a_camera_is_turned_upright(tmp_path, orientation):
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), np.uint8)
+    stored = Image.Exif()
+    stored[0x0112] = orientation
+    Image.fromarray(pixels).save(tmp_path / "phone.png", exif=stored)
+    turned = {
+        1: lambda p: p, 2: lambda p: p[:, ::-1], 3: lambda p: p[::-1, ::-1], 4: lambda p: p[::-1],
+        5: lambda p: p.swapaxes(0, 1), 6: lambda p: p[::-1].swapaxes(0, 1),
+        7: lambda p: p[::-1, ::-1].swapaxes(0, 1), 8: lambda p: p[:, ::-1].swapaxes(0, 1),
+    }  # fmt: skip
+    expected = torch.from_numpy(turned[orientation](pixels).transpose(2, 0, 1).astype(np.float32)) / 255
+    assert torch.equal(read_image(tmp_path / "phone.png"), expected)
+    assert open_frames(tmp_path / "phone.png", multiple=1).size_hw == expected.shape[1:]
+
+
+def test_alpha_of_a_video_is_over_black(tmp_path):
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=5)
+        stream.height, stream.width, stream.pix_fmt = 32, 32, "yuva420p"
+        for alpha in (255, 51, 0):
+            container.mux(stream.encode(yuv_frame((235, 128, 128, alpha), pix_fmt="yuva420p")))
+        container.mux(stream.encode(None))
+    assert [float(frame.mean()) for frame in open_frames(path)] == pytest.approx([1.0, 0.2, 0.0], abs=1e-6)
+
+
 def test_resizing_is_antialiased():
     stripes = (torch.arange(64) % 2).float().expand(1, 3, 64, 64)
     assert float(resize_frames(stripes, (20, 20))[..., 4:-4, 4:-4].std()) < 0.05  # 0.36 when not antialiased
@@ -117,6 +156,10 @@ def yuv_frame(yuv, size_hw=(32, 32), pix_fmt="yuv420p", depth=8) -> av.VideoFram
         ({}, (32, 32), (74.68, 102.06, 204.86)),  # untagged, small: BT.601
         ({"colorspace": 5, "color_range": 1}, (720, 32), (74.68, 102.06, 204.86)),  # tagged: its size does not matter
         ({"colorspace": 6, "color_range": 1}, (720, 32), (74.68, 102.06, 204.86)),
+        ({"colorspace": 4, "color_range": 1}, (720, 32), (74.84, 102.09, 204.86)),  # FCC
+        ({"colorspace": 7, "color_range": 1}, (32, 32), (61.59, 110.15, 204.86)),  # SMPTE 240M
+        ({"colorspace": 9, "color_range": 1}, (32, 32), (69.21, 106.54, 204.86)),  # BT.2020
+        ({"colorspace": 10, "color_range": 1}, (32, 32), (69.21, 106.54, 204.86)),
         ({}, (720, 32), (61.69, 110.20, 204.86)),  # untagged, HD: BT.709
         ({"colorspace": 1, "color_range": 2}, (32, 32), (53.20, 107.73, 215.5)),
     ],

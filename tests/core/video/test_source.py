@@ -85,6 +85,40 @@ def test_start_stop_stride_and_maximum(tmp_path, choice, expected):
     assert source.fps == Fraction(30, choice.get("stride", 1))
 
 
+@pytest.mark.parametrize(
+    ("choice", "places"),
+    [
+        ({"stop": 1}, [0]),
+        ({"start": 9}, [9]),
+        ({"start": 3, "stop": 4}, [3]),
+        ({"maximum": 1}, [0]),
+        ({"stride": 4, "maximum": 2, "stop": 9}, [0, 4]),
+        ({"stride": 4, "maximum": 9, "stop": 9}, [0, 4, 8]),
+        ({"stop": 99, "stride": 9}, [0, 9]),
+    ],
+)
+def test_the_least_of_each_choice(choice, places):
+    frames = torch.arange(10.0).view(10, 1, 1, 1).expand(10, 3, 8, 8) / 10
+    assert [round(float(frame.mean()) * 10) for frame in open_frames(frames, **choice)] == places
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ({"start": -1}, "start: expected a whole number from 0 up, got -1"),
+        ({"start": None}, "start: expected a whole number from 0 up, got None"),
+        ({"stop": 0}, "stop: expected a whole number from 1 up or nothing, got 0"),
+        ({"stride": 0}, "stride: expected a whole number from 1 up, got 0"),
+        ({"maximum": True}, "maximum: expected a whole number from 1 up or nothing, got True"),
+        ({"start": 3, "stop": 3}, r"stop: expected more than start \(3\), got 3"),
+        ({"start": 10}, r"start: expected 0 to 9 \(the clip has 10 frames\), got 10"),
+    ],
+)
+def test_choices_that_are_none(choice, message):
+    with pytest.raises(InputError, match=message):
+        open_frames(torch.zeros(10, 3, 8, 8), **choice)
+
+
 def test_ntsc_rate_is_exact_although_matroska_rounds_to_milliseconds(tmp_path):
     path = tmp_path / "clip.mkv"
     with av.open(str(path), "w") as container:

@@ -122,19 +122,19 @@ def test_metadata_comes_back(tmp_path, name):
     assert {key: found.get(key) for key in texts} == texts
 
 
-def tone(path: Path, codec: str = "aac", seconds: float = 4.0, rate: int = 48000) -> Path:
+def tone(path: Path, codec: str = "aac", seconds: float = 4.0, rate: int = 48000, layout: str = "stereo") -> Path:
     """A clip at 10 fps whose sound is a sine of 440 Hz in the first half and of 1760 Hz in the second."""
     time = np.arange(int(seconds * rate)) / rate
     wave = 0.5 * np.sin(2 * np.pi * np.where(time < seconds / 2, 440, 1760) * time)
     with av.open(str(path), "w") as container:
         video = container.add_stream("mpeg4", rate=10)
         video.height, video.width, video.pix_fmt = 16, 16, "yuv420p"
-        audio = container.add_stream(codec, rate=rate, layout="stereo")
+        audio = container.add_stream(codec, rate=rate, layout=layout)
         for _ in range(int(seconds * 10)):
             container.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")))
         for begin in range(0, len(wave), 960):
-            values = np.stack([wave[begin : begin + 960]] * 2).astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(values, format="fltp", layout="stereo")
+            values = np.stack([wave[begin : begin + 960]] * (1 if layout == "mono" else 2)).astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(values, format="fltp", layout=layout)
             frame.sample_rate, frame.pts, frame.time_base = rate, begin, Fraction(1, rate)
             container.mux(audio.encode(frame))
         container.mux(video.encode(None))
@@ -207,6 +207,16 @@ def test_sound_is_copied_where_the_container_takes_it(tmp_path, source, codec, t
     sound = tone(tmp_path / source, codec, seconds=1.0)
     found, begin, end, _ = heard(write(tmp_path / target, smooth_clip(8, 16, 16), 10, audio_from=sound))
     assert found == result and begin == pytest.approx(0, abs=0.04) and 0.78 < end < 0.92
+
+
+@pytest.mark.parametrize("layout", ["mono", "stereo"])
+@pytest.mark.parametrize("target", ["clip.mp4", "clip.webm"])
+def test_sound_that_is_encoded_anew_keeps_its_channels_and_rate(tmp_path, target, layout):
+    sound = tone(tmp_path / "tone.mkv", "pcm_s16le", seconds=1.0, rate=32000, layout=layout)
+    with av.open(str(write(tmp_path / target, smooth_clip(8, 16, 16), 10, audio_from=sound))) as container:
+        made = container.streams.audio[0].codec_context
+        assert made.layout.name == layout
+        assert made.sample_rate == (48000 if target.endswith("webm") else 32000)
 
 
 def test_sound_ends_at_audio_stop_or_with_its_source(tmp_path):
