@@ -533,17 +533,10 @@ def test_a_step_sees_the_whole_pair_or_a_random_part_of_the_asked_share():
     for _ in range(200):
         view = half._view(pair)
         assert view.target.shape == (1, CHANNELS, 4, 6)
-        places = [
-            (y, x)
-            for y in range(5)
-            for x in range(7)
-            if torch.equal(pair.target[..., y : y + 4, x : x + 6], view.target)
-        ]
-        (y, x) = places[0]
-        assert all(
-            torch.equal(whole_one[..., y : y + 4, x : x + 6], part)
-            for whole_one, part in zip(pair.conditions, view.conditions, strict=True)
-        )
-        seen.add((y, x))
+        cuts = {(y, x): (..., slice(y, y + 4), slice(x, x + 6)) for y in range(5) for x in range(7)}
+        (place,) = (place for place, cut in cuts.items() if torch.equal(pair.target[cut], view.target))
+        for full, part in zip(pair.conditions, view.conditions, strict=True):
+            assert torch.equal(full[cuts[place]], part)
+        seen.add(place)
     assert {y for y, _ in seen} == set(range(5)) and {x for _, x in seen} == set(range(7))
     assert half.settings.seen((8, 12)) == (4, 6) and HeroSettings(crop=0.1).seen((48, 96), 16) == (16, 16)
