@@ -216,6 +216,8 @@ def in_fork(work: Callable[[], Any], seconds: float | None = None) -> tuple[str,
     if child == 0:
         os.close(reading)
         os.setsid()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
         quiet = os.open(os.devnull, os.O_WRONLY)
         os.dup2(quiet, 1)
         if not os.environ.get("MUTATION_DEBUG"):
@@ -422,6 +424,10 @@ def check_package(package: str, args: argparse.Namespace, copy: Copy) -> list[di
     return results
 
 
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
 def _short(text: str) -> str:
     text = " ".join(text.split())
     return text if len(text) < 90 else text[:87] + "..."
@@ -439,6 +445,8 @@ def main() -> None:
     destination = args.json.resolve() if args.json else None
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    for number in (signal.SIGINT, signal.SIGTERM):  # also where a shell has it ignored
+        signal.signal(number, _interrupt)
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy = Copy(Path(folder).resolve())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -479,3 +479,65 @@ def test_what_is_given_goes_before_the_models_advice_and_that_before_the_default
     advice = {"rank": 16, "steps": 200, "num_inference_steps": 8}
     assert HeroSettings.suited(advice, steps=7, seed=3) == HeroSettings(rank=16, steps=7, seed=3)
     assert HeroSettings.suited({}) == HeroSettings()
+
+
+def test_the_defaults_are_the_authors_but_for_the_rank():
+    assert asdict(HeroSettings()) == {
+        "mode": "explicit", "rank": 32, "alpha": None, "layers": (), "steps": None, "batch": 1, "draws": 1, "crop": 1.0,
+        "light": 0.0, "shift": 0, "high_noise": 0.0, "learning_rate": 1e-4, "decay": False, "weight_decay": 1e-4,
+        "clip_norm": 1.0, "guidance_scale": 1.0, "optimiser": "adamw", "checkpointing": False, "seed": 0,
+    }  # fmt: skip
+    assert (HeroSettings().total, HeroSettings(mode="tgt-ref").total, HeroSettings(steps=7).total) == (400, 600, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "least", "most"),
+    [
+        ("rank", 1, 4096),
+        ("steps", 1, 1_000_000),
+        ("batch", 1, 1024),
+        ("draws", 1, 1024),
+        ("crop", 0.1, 1),
+        ("light", 0, 10),
+        ("shift", 0, 64),
+        ("high_noise", 0, 1),
+        ("learning_rate", 0, 1),
+        ("weight_decay", 0, 1),
+        ("guidance_scale", 0, 100),
+        ("seed", 0, 2**63 - 1),
+    ],
+)
+def test_what_each_setting_may_be(name, least, most):
+    for value in (least, most):
+        assert getattr(HeroSettings(**{name: value}), name) == value
+    step = 1 if isinstance(least, int) and isinstance(most, int) else 0.01
+    for value in (least - step, most + step):
+        with pytest.raises(InputError, match=rf"{name.replace('_scale', '').replace('_', ' ')}: expected"):
+            HeroSettings(**{name: value})
+
+
+def test_advised_steps_are_for_two_conditions():
+    advice = {"steps": 200, "rank": 8, "num_inference_steps": 4}
+    assert HeroSettings.suited(advice) == HeroSettings(steps=200, rank=8)
+    assert HeroSettings.suited(advice, mode="tgt-ref") == HeroSettings(steps=300, rank=8, mode="tgt-ref")
+    assert HeroSettings.suited(advice, mode="tgt-ref", steps=40, rank=2) == HeroSettings("tgt-ref", 2, steps=40)
+    assert HeroSettings.suited({}, mode="implicit") == HeroSettings(mode="implicit")
+
+
+def test_a_step_sees_the_whole_pair_or_a_random_part_of_the_asked_share():
+    (pair,) = make_pairs(grid=(8, 12))
+    whole = make_trainer(HeroSettings(rank=4), [pair])
+    state = whole.generator.get_state()
+    assert whole._view(pair) is pair and torch.equal(whole.generator.get_state(), state)
+    half = make_trainer(HeroSettings(rank=4, crop=0.5), [pair])
+    seen = set()
+    for _ in range(200):
+        view = half._view(pair)
+        assert view.target.shape == (1, CHANNELS, 4, 6)
+        cuts = {(y, x): (..., slice(y, y + 4), slice(x, x + 6)) for y in range(5) for x in range(7)}
+        (place,) = (place for place, cut in cuts.items() if torch.equal(pair.target[cut], view.target))
+        for full, part in zip(pair.conditions, view.conditions, strict=True):
+            assert torch.equal(full[cuts[place]], part)
+        seen.add(place)
+    assert {y for y, _ in seen} == set(range(5)) and {x for _, x in seen} == set(range(7))
+    assert half.settings.seen((8, 12)) == (4, 6) and HeroSettings(crop=0.1).seen((48, 96), 16) == (16, 16)
