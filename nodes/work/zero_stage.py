@@ -131,6 +131,7 @@ def edit_clip(
     matches = narrowed(correspondence, settings.k, JobNotes(NodeListener(notes)))
     masked = None if masks is None else lambda numbers: masks[list(numbers)]
     zero = ZeroWork(backbone, anchor, reference, correspondence.anchor_index, settings, matches=matches, masks=masked)
+    zero.check_matches()
     backbone.extra_memory = zero.bank_values(backbone.widths(), batch) * backbone.dtype.itemsize
     edited = torch.empty(len(images), *images.shape[-2:], 3)
     latents: list[torch.Tensor] = []

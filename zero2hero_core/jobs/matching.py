@@ -10,7 +10,7 @@ import torch
 from ..backbones.surface import UNetSurface
 from ..checks import InputError, setting
 from ..correspondence.file import ClipCorrespondence
-from ..correspondence.match import ADAPTIVE_MAX, Correspondence, most_tokens
+from ..correspondence.match import ADAPTIVE_MAX, Correspondence, level_k, most_tokens, top_k_matches
 from ..correspondence.narrow import WEAK, narrow_matches, weak_share
 from ..propagation.pixel_swap import pixel_swap
 from ..zero_stage.settings import ZeroStageSettings
@@ -60,7 +60,7 @@ class Matcher:
 
 
 def check_tokens(stage: ZeroStage[UNetSurface]) -> None:
-    """Raise `InputError` when k is more than the three grids of a stage allow."""
+    """Raise `InputError` when k is more than the three grids of a stage, or the neighbourhood, allow."""
     settings, most = stage.settings, most_tokens(stage.editor.grids)
     if settings.tokens > most:
         raise InputError(
@@ -68,6 +68,9 @@ def check_tokens(stage: ZeroStage[UNetSurface]) -> None:
             f"{f' (up to {ADAPTIVE_MAX})' if settings.k == 'adaptive' else ''}; lower it or choose a larger "
             f"{setting('size')}."
         )
+    for level, size_hw in enumerate(stage.editor.grids):  # raises where the neighbourhood holds fewer than k
+        anchor = torch.empty(size_hw[0] * size_hw[1], 1)
+        top_k_matches(anchor[:0], anchor, level_k(settings.tokens, level), size_hw, settings.neighbourhood)
 
 
 def narrowed(correspondence: ClipCorrespondence, k: int | str, notes: Notes) -> dict[int, Correspondence] | None:

@@ -71,8 +71,12 @@ class ZeroWork:
         self.stage = ZeroStage(backbone, anchor, reference, anchor_index, settings, frames)
         self.matches, self.masks = matches, masks
         check_tokens(self.stage)
-        for grid in self.stage.editor.grids if matches else ():
-            next(iter(matches.values())).level(grid)  # type: ignore[union-attr]  # raises where the grid is another
+
+    def check_matches(self) -> None:
+        """Raise `InputError` unless the matches are of the frames' grids."""
+        for one in (self.matches or {}).values():
+            for grid in self.stage.editor.grids:
+                one.level(grid)
 
     @property
     def settings(self) -> ZeroStageSettings:
@@ -174,9 +178,7 @@ def _check_matches(matches: ClipCorrespondence, clip: Clip, work: ZeroWork, requ
             f"{name}: expected all {len(clip.indices)} chosen frames, but {len(missing)} are missing, the first is "
             f"{missing[0]}; choose the same frames in both commands."
         )
-    for index in clip.indices:
-        for grid in work.stage.editor.grids:
-            matches.frames[index].level(grid)  # raises where the grid is another
+    work.check_matches()
 
 
 def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | None) -> None:

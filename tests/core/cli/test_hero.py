@@ -25,7 +25,7 @@ from zero2hero_core.hero_stage.stage import HeroStage
 from zero2hero_core.hero_stage.training.log import TrainingLog
 from zero2hero_core.hero_stage.training.run import TrainingRun
 from zero2hero_core.hero_stage.training.trainer import HeroTrainer
-from zero2hero_core.jobs.clip import fingerprint
+from zero2hero_core.jobs.state import file_digest
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder, fit_patch_autoencoder
 from zero2hero_core.video import image_writer
@@ -213,8 +213,8 @@ def test_training_leaves_what_it_promises(unbroken, material):
     metadata = read_metadata(out / "hero_lora.safetensors")
     assert metadata is not None
     assert (metadata.family, metadata.mode, metadata.rank, metadata.step) == ("tiny", "explicit", 4, STEPS)
-    assert metadata.resolution == "64x64" and metadata.clip_hash == fingerprint(str(material / "clip.mkv"))
-    assert metadata.anchor_hash == fingerprint(str(material / "edit0.png"))
+    assert metadata.resolution == "64x64" and metadata.clip_hash == file_digest(str(material / "clip.mkv"))
+    assert metadata.anchor_hash == file_digest(str(material / "edit0.png"))
     assert read_image(out / "samples" / "step_000004.png").shape == (3, SIDE, 3 * SIDE)  # frames 0, 3 and 5
     assert read_image(out / "training.png").shape == (3, 400, 1000)
 
@@ -371,7 +371,7 @@ def test_several_references_are_several_pairs(train, material, tmp_path, trained
     also = ("--light", "0", "--also", f"4={material / 'edit4.png'}")
     assert train("--train-steps", "2", *also) == 0
     assert trained_pairs == [2]
-    assert report(tmp_path / "out")["state"]["reference 4 sha256"] == fingerprint(str(material / "edit4.png"))
+    assert report(tmp_path / "out")["state"]["reference 4 sha256"] == file_digest(str(material / "edit4.png"))
     assert train("--train-steps", "2", "--light", "0", "--resume") == 2
     assert "reference 4" in error_line(capsys)
     # Frames that are not among the chosen ones may have been edited, too.
@@ -587,7 +587,7 @@ def test_the_first_zero_stage_folder_that_has_a_frame_counts(restore, material, 
 
 
 def test_zero_stage_frames_of_another_clip_are_said(train, material, tmp_path, capsys):
-    same, other = (fingerprint(str(material / name)) for name in ("clip.mkv", "edit0.png"))
+    same, other = (file_digest(str(material / name)) for name in ("clip.mkv", "edit0.png"))
     for number, digest in enumerate((same, other)):
         store_zero(tmp_path / f"zero{number}", {0: pictures(1)[0]}, **{"video sha256": digest})
         assert train("--train-steps", "1", zero=str(tmp_path / f"zero{number}"), out=f"out{number}") == 0

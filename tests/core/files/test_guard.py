@@ -11,14 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from zero2hero_core.checks import InputError
+from zero2hero_core.checks import InputError, setting
 from zero2hero_core.cli import doctor as cli_doctor
-from zero2hero_core.cli.folder import FILES, PICTURES, TREES, ZERO_FOLDERS, readings
 from zero2hero_core.cli.main import build_parser, main
 from zero2hero_core.files import guard as file_guard
 from zero2hero_core.files.guard import Reading, Results, check_apart, content, final_path, remove_leftovers, staged
 from zero2hero_core.files.tensor_file import write_tensors
 from zero2hero_core.hero_stage.training.log import TrainingLog
+from zero2hero_core.jobs.folder import FILES, PICTURES, TREES, ZERO_FOLDERS, readings
 from zero2hero_core.video.writer import VideoWriter, write_image
 
 OURS = Results(("edited.mp4", "report.json"), (("frames", r"frame_\d{6}\.png"),))
@@ -145,7 +145,7 @@ def test_the_results_in_a_model_folder_are_no_part_of_the_model(tmp_path):
     words = [*COMMANDS["correspond"], "--video", "x", "--out", str(tmp_path / "model" / "results")]
     args = build_parser().parse_args(words)
     args.model = str(tmp_path / "model")
-    model = next(reading for reading in readings(args) if reading.option == "--model")
+    model = next(reading for reading in readings(vars(args)) if reading.option == setting("model"))
     assert [file.name for file in model.files] == ["model", "unet.safetensors"]
 
 

@@ -245,9 +245,7 @@ def test_stopped_at_any_step_it_saves_and_goes_on_as_if_unbroken(tmp_path, unbro
         run.run()
         assert lora_bits(tmp_path) == lora_bits(unbroken)
         return
-    with pytest.raises(
-        Zero2HeroError, match=f"stopped at step {step} of 5; .*step {step} .*same command with --resume"
-    ):
+    with pytest.raises(Zero2HeroError, match=f"stopped at step {step} of 5; .*step {step} .*do the same with resume"):
         run.run()
     metadata = read_metadata(tmp_path / LORA)
     assert metadata is not None and metadata.step == step
@@ -264,7 +262,7 @@ def test_interrupted_within_any_step_it_goes_on_from_the_checkpoint(tmp_path, un
     interrupt_at(run.trainer, step, after=after)
     saved = (step - 1) // 2 * 2
     kept = f"checkpoint of step {saved} and its LoRA are kept in" if saved else "nothing has been saved yet"
-    with pytest.raises(Zero2HeroError, match=f"interrupted; .*{kept}.*with --resume"):
+    with pytest.raises(Zero2HeroError, match=f"interrupted; .*{kept}.*with resume"):
         run.run()
     assert rows(tmp_path)[-1]["step"] == step - 1
     resumed = make_run(tmp_path, evaluation())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import errno
 import sys
 from dataclasses import asdict, replace
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -381,12 +380,12 @@ def test_a_failing_disk_keeps_the_former_state(tmp_path, monkeypatch):
     trainer.save(path)
     before = path.read_bytes()
 
-    def full(state: Any, file: Path) -> None:
-        file.write_bytes(b"half")
+    def full(state: Any, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(Zero2HeroError, match=r"state\.pt: cannot be written .*No space left"):
+    with pytest.raises(Zero2HeroError, match=r"state\.pt: no space left"):
         trainer.save(path)
     assert [file.name for file in tmp_path.iterdir()] == ["state.pt"] and path.read_bytes() == before
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zero2hero_core.checks import Zero2HeroError
-from zero2hero_core.video import decode, video_file
+from zero2hero_core.video import decode
 from zero2hero_core.video import writer as video_writer
 from zero2hero_core.video.video_file import VideoClip
 
@@ -38,12 +38,13 @@ def clip_of(path: Path, times: list[int], gop: int = 4) -> VideoClip:
 def decoders(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The containers whose decoding was begun, once for every beginning."""
     begun: list[Any] = []
+    plain = decode.FrameDecoder.__iter__
 
-    def keep(container: Any, stream: Any) -> Any:
-        begun.append(container)
-        return decode.decode(container, stream)
+    def keep(decoder: decode.FrameDecoder) -> Any:
+        begun.append(decoder._container)
+        return plain(decoder)
 
-    monkeypatch.setattr(video_file, "decode", keep)
+    monkeypatch.setattr(decode.FrameDecoder, "__iter__", keep)
     return begun
 
 
@@ -123,7 +124,7 @@ def boxes(*lengths: int, held: Callable[[int], int] = lambda length: length) -> 
 )
 def test_boxes_that_go_on_behind_the_end(tmp_path: Path, content: bytes, overruns: bool) -> None:
     (tmp_path / "a.mp4").write_bytes(content)
-    assert decode._boxes_overrun(tmp_path / "a.mp4") is overruns
+    assert (decode._mp4_end(tmp_path / "a.mp4") > len(content)) is overruns
 
 
 def test_frames_on_disk_are_counted(tmp_path: Path) -> None:

@@ -245,7 +245,7 @@ def test_batches_are_halved_when_memory_runs_out() -> None:
     def never(items: list[int]) -> Iterator[torch.Tensor]:
         raise torch.cuda.OutOfMemoryError("too much")
 
-    with pytest.raises(Zero2HeroError, match="--size"):
+    with pytest.raises(Zero2HeroError, match="smaller size"):
         list(halving(never, range(3), 2))  # type: ignore[arg-type]
 
 
