@@ -263,8 +263,8 @@ def test_jobs_are_checked(change: dict) -> None:
 
 
 def test_importing_does_not_load_blender() -> None:
-    import zero2hero_core.blender.scene
-    import zero2hero_core.blender.worker  # noqa: F401
+    import zero2hero_core.evaluation.blender.scene
+    import zero2hero_core.evaluation.blender.worker  # noqa: F401
 
     assert "bpy" not in sys.modules
 
