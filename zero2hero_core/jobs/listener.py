@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-import torch
+from typing import TYPE_CHECKING
 
 from ..checks import worded
+
+if TYPE_CHECKING:
+    import torch
 
 
 class Listener:
