@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+import zero2hero_core
 from tiny_models import random_dit
-from zero2hero_core.checks import InputError
+from zero2hero_core.checks import InputError, Unfinished
 from zero2hero_core.cli.main import main
 from zero2hero_core.hero_stage.lora.file import read_metadata
 from zero2hero_core.hero_stage.stage import HeroStage
@@ -22,6 +23,7 @@ from zero2hero_core.hero_stage.training.log import TrainingLog
 from zero2hero_core.hero_stage.training.trainer import HeroTrainer
 from zero2hero_core.jobs import training
 from zero2hero_core.jobs import zero as zero_job
+from zero2hero_core.jobs.listener import Listener
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny import unet as model
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder
@@ -168,6 +170,37 @@ def test_one_command_runs_all_parts(unbroken):
     assert (len(video), video.fps, video.size_hw) == (COUNT, RATE, (SIDE, SIDE))
     assert frames_in(unbroken).keys() == frames_in(unbroken / "zero").keys()
     assert all(data != frames_in(unbroken / "zero")[name] for name, data in frames_in(unbroken).items())
+
+
+def test_the_same_in_python(material, unbroken, tmp_path):
+    values = {"video": str(material / "clip.mkv"), "reference": str(material / "clip.png"), "anchor": 0, "tiny": True}
+    values |= {"learning_rate": 0.01, "train_steps": STEPS, "save_every": 2, "evaluate_every": 2, "ensemble": 1}
+    got = zero2hero_core.edit(**values, size=SIDE, out=tmp_path / "out")
+    assert result(tmp_path / "out") == result(unbroken)
+    assert got["video"] == str(tmp_path / "out" / "edited.mp4") and got["notes"] == []
+    with pytest.raises(InputError, match="ancor: is no setting here; did you mean anchor"):
+        zero2hero_core.edit(**values, ancor=0, out="other")
+
+
+def test_a_listener_may_cancel_and_the_edit_goes_on(material, unbroken, tmp_path):
+    class Impatient(Listener):
+        def __init__(self, part: str, done: int) -> None:
+            self.wish, self.parts = (part, done), dict[str, int]()
+
+        def progress(self, part: str, done: int, total: int | None = None, detail: str = "") -> None:
+            self.parts[part] = done
+
+        def cancelled(self) -> bool:
+            return self.parts.get(self.wish[0], -1) >= self.wish[1]
+
+    values = {"video": str(material / "clip.mkv"), "reference": str(material / "clip.png"), "anchor": 0, "tiny": True}
+    values |= {"learning_rate": 0.01, "train_steps": STEPS, "save_every": 2, "evaluate_every": 2, "ensemble": 1}
+    values |= {"size": SIDE, "out": tmp_path / "out", "resume": True}
+    for part, done, told in (("frames", 2, "2 of 4 frames are finished"), ("training", 3, "stopped at step 3")):
+        with pytest.raises(Unfinished, match=f"{told}.*to go on, do the same with resume"):
+            zero2hero_core.edit(listener=Impatient(part, done), **values)
+    zero2hero_core.edit(**values)
+    assert result(tmp_path / "out") == result(unbroken)
 
 
 def test_one_report_tells_of_all_parts(unbroken):
