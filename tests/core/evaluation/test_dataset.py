@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -19,7 +21,7 @@ from zero2hero_core.evaluation.dataset.correspondence import (
 from zero2hero_core.evaluation.dataset.info import TaskInfo
 from zero2hero_core.evaluation.dataset.kinds import grey, write_colorization, write_general, write_rendered
 from zero2hero_core.evaluation.dataset.task import find_tasks, hash_files, load_task
-from zero2hero_core.evaluation.dataset.writer import TaskWriter, is_made, write_index
+from zero2hero_core.evaluation.dataset.writer import TaskWriter, is_made, remove_unfinished, write_index
 from zero2hero_core.files.tensor_file import write_tensors
 from zero2hero_core.metrics.psnr import psnr
 from zero2hero_core.tiny.scenes.scene import Scene, split_seed
@@ -291,3 +293,15 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(Path, "mkdir", full)
     with pytest.raises(Zero2HeroError, match="no space left"), TaskWriter(tmp_path, INFO):
         pass
+
+
+def test_a_run_that_died_while_it_replaced_a_task_loses_none(task: Path) -> None:
+    parent, before = task.parent, hash_files(task)
+    half = parent / f".{task.name}.0123abcd.partial"
+    half.mkdir()
+    os.replace(task, parent / f".{task.name}.0123abcd.replaced")  # it dies before the new one has its name
+    remove_unfinished(parent)
+    assert hash_files(task) == before and not half.exists()
+    shutil.copytree(task, parent / f".{task.name}.0123abcd.replaced")  # it dies after that
+    remove_unfinished(parent)
+    assert hash_files(task) == before and not list(parent.glob(".*"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,6 +303,27 @@ def test_resuming_where_nothing_is_begins(tmp_path, unbroken):
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
+
+
+def test_two_trainings_do_not_share_a_folder(tmp_path):
+    said: list[str] = []
+    second = make_run(tmp_path)
+
+    def elsewhere() -> None:
+        with pytest.raises(InputError) as caught:
+            second.run()
+        said.append(str(caught.value))
+
+    def begin(step: int, loss: float) -> None:
+        if step == 1:
+            thread = threading.Thread(target=elsewhere)
+            thread.start()
+            thread.join()
+
+    (tmp_path / ".state.0123abcd.partial.pt").write_bytes(b"left by a run that died")
+    make_run(tmp_path, steps=2, progress=begin).run()
+    assert "in use by another job of this process" in said[0] and second.trainer.done == 0
+    assert names(tmp_path) == sorted([LORA, PLOT, STATE, "log.csv"])
 
 
 @pytest.mark.parametrize("step", [1, 4])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from fractions import Fraction
 from pathlib import Path
 
@@ -140,6 +141,28 @@ def check_pixel_swap() -> None:
     assert "reference: expected one picture of 8 x 8" in told(evaluation.PixelSwap.execute, clip, reference[:, :4])
 
 
+def check_variable_rate(folder: Path) -> None:
+    """Loading says that a batch has one rate; force_rate keeps in step and says nothing; saving keeps the times."""
+    times, said = [0.0, 0.04, 0.08, 0.6, 1.0], []
+    with VideoWriter(folder / "uneven.mp4", 25, times=times) as writer:
+        writer.write(torch.rand(5, 3, 48, 64))
+    keep, logging.warning = logging.warning, lambda text, *parts: said.append(text % parts)
+    try:
+        sizes = {"short_side": 0, "width": 0, "height": 0, "fit": "crop", "multiple": 16}
+        options = {"anchor_frame": 0, "start": 0, "maximum": 0, "stride": 1} | sizes
+        assert video.VideoLoad.execute("uneven.mp4", force_rate=0.0, **options).args[4] == 5
+        assert len(said) == 1 and "variable frame rate" in said[0] and "set force_rate" in said[0], said
+        assert video.VideoLoad.execute("uneven.mp4", force_rate=25.0, **options).args[4] > 20
+        assert len(said) == 1, said
+    finally:
+        logging.warning = keep
+    clip = video_frames.clip_of(host.InputImpl.VideoFromFile(str(folder / "uneven.mp4")), 24.0, None)
+    assert clip.times is not None and max(abs(a - b) for a, b in zip(clip.times, times, strict=True)) < 1e-3
+    video.write_clip(clip, folder / "again.mp4", None, {})
+    again = video_frames.open_frames(folder / "again.mp4")
+    assert max(abs(again.time_of(i) - time) for i, time in enumerate(times)) < 1e-3
+
+
 def main() -> None:
     """Everything, in folders of this process."""
     folder, output = Path(folder_paths.get_input_directory()), Path(folder_paths.get_output_directory())
@@ -150,6 +173,7 @@ def main() -> None:
     with torch.inference_mode():
         check_memory(folder)
         check_choices(folder)
+        check_variable_rate(folder)
         check_cancel(output)
         check_progress()
         check_ssim()
