@@ -148,10 +148,11 @@ def test_a_place_between_tokens_by_hand() -> None:
     """A token and its eight neighbours, weighted by exp(similarity / SOFT); what lies outside the grid counts for
     nothing, and neither does what lies two tokens away."""
     size = (3, 4)
-    similarity = torch.zeros(3, 12)
+    similarity = torch.zeros(4, 12)
     similarity[0, [5, 6]] = 0.5  # row 1, columns 1 and 2, equally alike
     similarity[1, 5], similarity[1, 7] = 0.5, 0.5  # two tokens apart
     similarity[2, 0], similarity[2, 4] = 0.5, 0.5 - t.SOFT * math.log(3)  # a corner, and what lies below it
-    found = t.between_tokens(similarity, torch.tensor([5, 5, 0]), size)
-    expected = torch.tensor([[0.5, 0.5], [1.5 / 4, 0.5], [0.5 / 4, (0.5 + 0.25) / 3]])
+    similarity[3, 11], similarity[3, 10] = 0.5, 0.5 - t.SOFT * math.log(3)  # the last corner, and what lies left of it
+    found = t.between_tokens(similarity, torch.tensor([5, 5, 0, 11]), size)
+    expected = torch.tensor([[0.5, 0.5], [1.5 / 4, 0.5], [0.5 / 4, (0.5 + 0.25) / 3], [(3.5 - 0.25) / 4, 2.5 / 3]])
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -286,7 +286,6 @@ def test_training_time_adds_up_over_resumed_runs(tmp_path):
     seconds = [row["seconds"] for row in TrainingLog(tmp_path).rows()]
     assert seconds == sorted(seconds)
     assert seconds[-1] == pytest.approx(run.seconds["train"] + resumed.seconds["train"])
-    assert 0 < run.seconds["evaluate"] < 600 and resumed.seconds["evaluate"] > 0
 
 
 def test_a_finished_run_can_be_made_longer(tmp_path, unbroken):
