@@ -397,7 +397,8 @@ def check_package(package: str, args: argparse.Namespace, copy: Copy) -> list[di
     folders = [name for name in folders if (copy.folder / name).is_dir()]
     how, base = in_fork(lambda: traced(folder, [f for f in folders if not any(f.startswith(g + "/") for g in folders)]))
     if how != "done" or "error" in base or base["failed"] or base["code"]:
-        raise SystemExit(f"{package}: the tests fail without a mutant: {base}")
+        why = base and (base.get("error") or base["failed"] or f"pytest ends with {base['code']}")
+        raise SystemExit(f"{package}: the tests fail without a mutant: {why}")
     by_file: dict[str, set[str]] = defaultdict(set)
     by_line: dict[tuple[str, int], set[str]] = defaultdict(set)
     for name, lines in base["lines"].items():

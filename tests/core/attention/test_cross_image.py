@@ -153,3 +153,11 @@ def test_contrast_near_one_is_plain_attention_and_rows_may_be_split(monkeypatch)
     monkeypatch.setattr(attention, "GATHER_ELEMENTS", 200)
     torch.testing.assert_close(full_attention(query, key[:1], value[:1], contrast=1.67), whole)
     assert (whole - full_attention(query, key[:1], value[:1])).abs().max() > 1e-2
+
+
+def test_queries_are_blended_or_the_inversions_own() -> None:
+    inverted, current = torch.full((1, 1, 2, 2), 4.0), torch.full((1, 1, 2, 2), 8.0)
+    assert torch.equal(blend_queries(inverted, current, 0.75), torch.full((1, 1, 2, 2), 5.0))
+    assert blend_queries(inverted, None, 0.75) is inverted
+    assert blend_queries(inverted, current, 1.0) is inverted and blend_queries(inverted, None, 1.0) is inverted
+    assert torch.equal(blend_queries(inverted, current, 0.0), current)

@@ -123,3 +123,30 @@ def test_no_square_matrix_at_1024_pixels() -> None:
     with Watch():
         _ = target @ anchor.T  # the test can see one
     assert largest == 128**4
+
+
+def test_the_neighbourhood_reaches_the_radius_itself_along_both_axes() -> None:
+    """On 4 x 8 tokens a quarter of the longer side is two tokens, up, down, left and right."""
+    size = (4, 8)
+    target = torch.ones(32, 1)
+    indices, scores = c.top_k_matches(target, torch.ones(32, 1), 9, size, radius=0.25)
+    assert indices.shape == (32, 9) and bool((scores == 1).all())
+    far = c._window(torch.arange(32), size, 0.25)
+    for token in (0, 7, 11, 20, 31):
+        y, x = divmod(token, 8)
+        near = {8 * v + u for v in range(4) for u in range(8) if abs(v - y) <= 2 and abs(u - x) <= 2}
+        assert set((~far[token]).nonzero()[:, 0].tolist()) == near
+        assert set(indices[token].tolist()) <= near
+
+
+def test_counts_come_with_adaptive_matches_of_several_tokens_only() -> None:
+    target, anchor = torch.randn(2, 6, 8, 8, generator=torch.Generator().manual_seed(0))
+    sizes = [(2, 2), (4, 4), (8, 8)]
+    fixed = c.match_features(target, anchor, sizes, 4)
+    assert [level.counts for level in fixed.levels] == [None] * 3
+    adaptive = c.match_features(target, anchor, sizes, 4, adaptive=True)
+    assert [level.indices.shape[1] for level in adaptive.levels] == [1, 4, 16]
+    assert [level.counts is None for level in adaptive.levels] == [True, False, False]
+    assert [level.counts is None for level in c.match_features(target, anchor, sizes, -1, adaptive=True).levels] == [
+        True
+    ] * 3

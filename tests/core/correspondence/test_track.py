@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -141,3 +142,17 @@ def test_a_rendered_ball_that_turns_is_followed() -> None:
     visible &= torch.nn.functional.adaptive_avg_pool2d(scene.render(last)[1], 32)[0] > 0.5
     followed, alone, unknown = (pck(one[None], truth[None] / 256, visible[None]) for one in found)
     assert followed > alone + 0.3 and alone == unknown
+
+
+def test_a_place_between_tokens_by_hand() -> None:
+    """A token and its eight neighbours, weighted by exp(similarity / SOFT); what lies outside the grid counts for
+    nothing, and neither does what lies two tokens away."""
+    size = (3, 4)
+    similarity = torch.zeros(4, 12)
+    similarity[0, [5, 6]] = 0.5  # row 1, columns 1 and 2, equally alike
+    similarity[1, 5], similarity[1, 7] = 0.5, 0.5  # two tokens apart
+    similarity[2, 0], similarity[2, 4] = 0.5, 0.5 - t.SOFT * math.log(3)  # a corner, and what lies below it
+    similarity[3, 11], similarity[3, 10] = 0.5, 0.5 - t.SOFT * math.log(3)  # the last corner, and what lies left of it
+    found = t.between_tokens(similarity, torch.tensor([5, 5, 0, 11]), size)
+    expected = torch.tensor([[0.5, 0.5], [1.5 / 4, 0.5], [0.5 / 4, (0.5 + 0.25) / 3], [(3.5 - 0.25) / 4, 2.5 / 3]])
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from zero2hero_core.checks import InputError
+from zero2hero_core.checks import InputError, ShapeError
+from zero2hero_core.video.decode import frame_to_rgb
 from zero2hero_core.video.resize import target_size
 from zero2hero_core.video.source import open_frames, read_image, read_mask, resize_frames
 
@@ -124,8 +125,10 @@ def test_deep_grey_is_a_picture_of_three_channels(tmp_path):
         Image.fromarray(np.full((2, 2), value, np.float32)).save(tmp_path / "beyond.tiff")
         with pytest.raises(InputError, match=r"expected values in \[0, 1\] \(float\)"):
             read_image(tmp_path / "beyond.tiff")
-    Image.fromarray(np.array([[0, 65535]], np.uint16)).save(tmp_path / "grey16.png")
-    assert read_image(tmp_path / "grey16.png").shape == (3, 1, 2)
+    for name in ("grey16.png", "grey16.tiff"):
+        Image.fromarray(np.array([[0, 13107, 65535]], np.uint16)).save(tmp_path / name)
+        picture = read_image(tmp_path / name)
+        assert picture.shape == (3, 1, 3) and picture[1, 0].tolist() == [0, pytest.approx(0.2, abs=1e-7), 1]
 
 
 def test_sixteen_bit_colour_png_keeps_its_depth(tmp_path):
@@ -189,3 +192,29 @@ def test_ten_bits_are_kept(tmp_path):
         container.mux(stream.encode(None))
     means = [float(frame.mean()) for frame in open_frames(path)]
     assert means == pytest.approx([0, 437 / 876, 438 / 876, 1], abs=1e-6)
+
+
+@pytest.mark.parametrize(("color_range", "black", "white"), [(0, 0.0, 1.0), (2, 0.0, 1.0), (1, 16 / 255, 235 / 255)])
+def test_grey_is_full_range_unless_it_says_otherwise(color_range, black, white):
+    """Grey as a video frame: untagged and full range from 0 to 255, limited range from 16 to 235."""
+    frame = yuv_frame([0], pix_fmt="gray")
+    frame.planes[0].update(np.repeat(np.array([round(black * 255), round(white * 255)], np.uint8), 512))
+    frame.color_range = color_range
+    picture = frame_to_rgb(frame)
+    assert picture.shape == (3, 32, 32)
+    assert float(picture[:, 0].mean()) == pytest.approx(0, abs=1e-6)
+    assert float(picture[:, 31].mean()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["rgb24", "rgb48le"])
+def test_rgb_has_no_limited_range(layout):
+    white = np.full((4, 4, 3), 128 if layout == "rgb24" else 128 * 257, np.uint8 if layout == "rgb24" else np.uint16)
+    frame = av.VideoFrame.from_ndarray(white, format=layout)
+    frame.color_range = 1
+    assert frame_to_rgb(frame).flatten().tolist() == [pytest.approx(128 / 255, abs=1e-6)] * 48
+
+
+def test_frames_of_another_shape_are_refused():
+    for shape in ((3, 8, 8), (1, 1, 3, 8, 8)):
+        with pytest.raises(ShapeError, match="frames: expected"):
+            resize_frames(torch.zeros(shape), (4, 4))

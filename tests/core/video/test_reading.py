@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from zero2hero_core.checks import Zero2HeroError
+from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.video import decode
 from zero2hero_core.video import writer as video_writer
 from zero2hero_core.video.video_file import VideoClip
@@ -132,3 +132,25 @@ def test_frames_on_disk_are_counted(tmp_path: Path) -> None:
     assert video_writer._frames_on_disk(tmp_path / "a.mp4") == 6
     (tmp_path / "b.mp4").write_bytes(b"nothing that is a video")
     assert video_writer._frames_on_disk(tmp_path / "b.mp4") == 0
+
+
+def test_a_file_without_pictures_is_refused_and_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with av.open(str(tmp_path / "sound.mkv"), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 800), np.int16), format="s16", layout="mono")
+        sound.sample_rate, sound.pts = 8000, 0
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
+    opened = []
+    real = av.open
+
+    def keep(*args: Any, **named: Any) -> Any:
+        opened.append(real(*args, **named))
+        return opened[-1]
+
+    monkeypatch.setattr(decode.av, "open", keep)
+    with pytest.raises(InputError, match="found no video track that can be decoded"):
+        decode.open_video(tmp_path / "sound.mkv")
+    (container,) = opened
+    with pytest.raises((AssertionError, ValueError)):
+        container.seek(0)

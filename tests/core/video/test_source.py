@@ -115,7 +115,7 @@ def test_the_least_of_each_choice(choice, places):
     ],
 )
 def test_choices_that_are_none(choice, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=f"^{message}"):
         open_frames(torch.zeros(10, 3, 8, 8), **choice)
 
 

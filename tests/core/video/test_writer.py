@@ -385,3 +385,33 @@ def test_images_and_masks_come_back(tmp_path):
     with pytest.raises(InputError, match="ends in .png"):
         write_image(tmp_path / "image.jpg", image)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["image.png", "mask.png"]
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        torch.zeros(8, 8),
+        torch.zeros(1, 3, 8, 8),
+        torch.zeros(2, 8, 8),
+        torch.zeros(4, 8, 8),
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.zeros(1, 8, 8, dtype=torch.bool),
+    ],
+    ids=lambda image: f"{image.dtype} {tuple(image.shape)}",
+)
+def test_what_is_no_image_is_not_written(tmp_path, image):
+    with pytest.raises(ShapeError, match=r"image: expected floating point \(3, H, W\) or \(1, H, W\), got torch"):
+        write_image(tmp_path / "a.png", image)
+    assert list(tmp_path.iterdir()) == []
+
+
+def packets(path: Path) -> list[bytes]:
+    with av.open(str(path)) as container:
+        return [bytes(packet) for packet in container.demux(audio=0) if packet.size]
+
+
+@pytest.mark.parametrize("target", ["clip.mp4", "clip.mov", "clip.mkv"])
+def test_sound_that_the_container_takes_is_copied_bit_for_bit(tmp_path, target):
+    sound = tone(tmp_path / "tone.mp4", "aac", seconds=1.0)
+    copied, source = packets(write(tmp_path / target, smooth_clip(8, 16, 16), 10, audio_from=sound)), packets(sound)
+    assert len(copied) > 20 and all(packet in source for packet in copied)
