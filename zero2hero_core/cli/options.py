@@ -80,15 +80,15 @@ def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False
     add_frame_options(parser, "a multiple of what the model needs (default: as the clip is; 256 with --tiny)")
 
 
-def add_frame_options(parser: argparse.ArgumentParser, rounded: str) -> None:
-    """Which frames of the clip, and at which size. rounded: what the help says of sides."""
+def add_frame_options(parser: argparse.ArgumentParser, sides: str) -> None:
+    """Which frames of the clip, and at which size. sides: what the help says of sides."""
     frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
     frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
     frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
     frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
     frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
     frames.add_argument(
-        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {rounded}"
+        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {sides}"
     )
     frames.add_argument(
         "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"
@@ -184,11 +184,11 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 def fill_preset(args: argparse.Namespace) -> None:
     """Put the preset's values where the user gave none."""
-    given = vars(args)
-    values = PRESETS.get(given.get("preset", "model"), {})
-    if values and "train_steps" in given:
-        values = values | {"train_steps": paper.training_steps(given["mode"])}
-    given |= {name: value for name, value in values.items() if name in given and given[name] is None}
+    arguments = vars(args)
+    values = PRESETS.get(arguments.get("preset", "model"), {})
+    if values and "train_steps" in arguments:
+        values = values | {"train_steps": paper.training_steps(arguments["mode"])}
+    arguments |= {name: value for name, value in values.items() if name in arguments and arguments[name] is None}
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

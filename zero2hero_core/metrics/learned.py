@@ -61,8 +61,8 @@ def lpips_distance(
     for ours, true, weight in zip(features, truth_features, weights, strict=True):
         check_shape("features", ours, ("N", len(weight), "h", "w"))
         check_shape("truth_features", true, ours.shape)
-        squared = (_unit_channels(ours.float()) - _unit_channels(true.float())) ** 2
-        difference = torch.einsum("nchw,c->nhw", squared, weight.to(squared))[:, None]
+        squares = (_unit_channels(ours.float()) - _unit_channels(true.float())) ** 2
+        difference = torch.einsum("nchw,c->nhw", squares, weight.to(squares))[:, None]
         cells = None if mask is None else F.interpolate(mask.float(), tuple(ours.shape[-2:]), mode="area")
         total = total + weighted_mean(difference, cells)
     return total

@@ -58,11 +58,11 @@ def ssim(
 def _similarity(x: torch.Tensor, y: torch.Tensor, form: Form) -> torch.Tensor:
     # Double precision: variances are differences of nearly equal numbers.
     count = _WINDOWS["uniform"] ** 2
-    unbiased = count / (count - 1) if form == "uniform" else 1.0
+    correction = count / (count - 1) if form == "uniform" else 1.0
     mean_x, mean_y = _window_mean(x, form), _window_mean(y, form)
-    var_x = unbiased * (_window_mean(x * x, form) - mean_x**2)
-    var_y = unbiased * (_window_mean(y * y, form) - mean_y**2)
-    covariance = unbiased * (_window_mean(x * y, form) - mean_x * mean_y)
+    var_x = correction * (_window_mean(x * x, form) - mean_x**2)
+    var_y = correction * (_window_mean(y * y, form) - mean_y**2)
+    covariance = correction * (_window_mean(x * y, form) - mean_x * mean_y)
     similar = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
     return similar / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))
 
@@ -95,8 +95,8 @@ def authors_form(pictures: torch.Tensor) -> torch.Tensor:
     for index, picture in enumerate(pictures.detach()):
         bits = picture.float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
         image = Image.fromarray(bits.permute(1, 2, 0).contiguous().numpy())
-        resized = image.resize((AUTHORS_SIDE, AUTHORS_SIDE), Image.Resampling.LANCZOS)
-        result[index] = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
+        square = image.resize((AUTHORS_SIDE, AUTHORS_SIDE), Image.Resampling.LANCZOS)
+        result[index] = torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 255
     return result
 
 
@@ -124,10 +124,10 @@ def check_pair(
                 "pictures; resize or cut one of them."
             )
         check_images(other, truth)
-    wanted = (len(pictures), 1, *pictures.shape[-2:])
-    if mask is not None and tuple(mask.shape) != wanted:
+    shape = (len(pictures), 1, *pictures.shape[-2:])
+    if mask is not None and tuple(mask.shape) != shape:
         raise ShapeError(
-            f"mask: expected {wanted}, one weight for each pixel of each picture, got {tuple(mask.shape)}; "
+            f"mask: expected {shape}, one weight for each pixel of each picture, got {tuple(mask.shape)}; "
             "resize it, or repeat one mask for all pictures with mask.expand(N, 1, H, W)."
         )
 
