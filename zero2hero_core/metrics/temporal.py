@@ -146,28 +146,13 @@ def tof(
     return weighted_mean(distance, None if mask is None else mask[:-1])
 
 
-def flicker(pictures: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean absolute difference of successive frames. Motion counts too: see `flicker_excess` and `warp_error`.
-
-    By hand: grey of 0.5, then of 0.7, gives 0.2.
-
-    Source: the temporal flickering of VBench (Huang et al. 2024, arXiv 2311.17982) is 1 - the mean of this.
-    Args:
-        pictures: (N, 3, H, W) in [0, 1], N from 2 up.
-        mask: (N, 1, H, W) in [0, 1]; a pixel's weight is the product of both frames' masks.
-    Returns: (N - 1,) in [0, 1]; nan where the masks share no pixel.
-    Raises: ShapeError; InputError when there are too few frames.
-    """
-    check_pair(pictures, mask=mask, frames=2)
-    return weighted_mean(_changes(pictures), _both(mask))
-
-
 def flicker_excess(pictures: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
     """How much more each pixel changes than it does in the truth or in the original clip: mean of
     max(0, |change in pictures| - |change in other|) over pixels and channels.
 
     What moves in both clips does not count, and a stiller place cannot make up for a flickering one. By hand: changes
-    of 0.3 and 0.1 where the other clip's are 0.1 and 0.3 give 0.1. With a still `other` it is `flicker`.
+    of 0.3 and 0.1 where the other clip's are 0.1 and 0.3 give 0.1. With a still `other`, 1 - the mean of it is the
+    temporal flickering of VBench (Huang et al. 2024, arXiv 2311.17982).
 
     Args:
         pictures, other: (N, 3, H, W) in [0, 1], N from 2 up.

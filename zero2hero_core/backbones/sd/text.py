@@ -15,7 +15,6 @@ from typing import Any
 import torch
 
 from ...checks import InputError, check_shape
-from ...files.tensor_file import write_tensors
 from ..weights import Source, Weights, fill_module, open_component, open_weights, read_json
 
 EMBEDDING_KEY = "empty_embedding"
@@ -243,12 +242,6 @@ def read_empty_embedding(path: Path, *, device: torch.device, dtype: torch.dtype
     if not torch.isfinite(embedding.float()).all():
         raise InputError(f"{path}: expected finite values, got NaN or infinity; store the embedding again.")
     return embedding.to(device=device, dtype=dtype)
-
-
-def save_empty_embedding(path: Path, embedding: torch.Tensor) -> None:
-    """Store an empty-prompt embedding (1, L, D) as float32, for weights that come without a text encoder."""
-    check_shape("embedding", embedding, (1, "tokens", "width"))
-    write_tensors(path, {EMBEDDING_KEY: embedding.detach().float().cpu().contiguous()}, {})
 
 
 def _clip_on_meta(config: dict[str, Any]) -> Any:

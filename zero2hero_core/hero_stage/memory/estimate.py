@@ -1,12 +1,11 @@
 """Memory of Hero-Stage, computed from a model's sizes before anything is loaded.
 
-Counted are the tensors that training and restoring hold at their peak: stored weights, LoRA with gradients and
+Counted are the tensors that training holds at its peak: stored weights, LoRA with gradients and
 optimiser states, keys and values of the conditions, and what the backward pass keeps of each layer. What is kept was
 read off the operations of the blocks and is checked against autograd's list of saved tensors
-(tests/core/test_hero_memory.py).
+(tests/core/hero_stage/test_memory.py).
 
-Left out: the text encoders, which run once and are dropped, and the autoencoder. Training encodes before the first
-step; restoring decodes after the sampling of a batch, when that batch's activations are free again.
+Left out: the text encoders, which run once and are dropped, and the autoencoder, which encodes before the first step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ __all__ = [
     "ModelSize",
     "Pass",
     "condition_bytes",
-    "estimate_restoring",
     "estimate_training",
     "kept_by_block",
     "kept_by_pass",
@@ -145,14 +143,13 @@ def _after_keys(size: ModelSize, run: Pass) -> int:
     return query + n * size.mlp * c + _kept_by_attention(size, run, value_is_kept=True)
 
 
-def _working_set(size: ModelSize, run: Pass, weights: str, *, backward: bool) -> int:
-    """What an operation has open at a time: the widest activation (and its gradient), keys and values of attention (and
-    theirs), the rotary embedding in float32, and one layer's weights unpacked."""
+def _working_set(size: ModelSize, run: Pass, weights: str) -> int:
+    """What an operation has open at a time: the widest activation and its gradient, keys and values of attention and
+    theirs, the rotary embedding in float32, and one layer's weights unpacked."""
     d, c, n = size.width, run.value, run.tokens
     widest = 3 * d + 2 * size.mlp if size.fused else d + size.mlp
-    sides = 2 if backward else 1
     layer = size.widest_layer() * c if weights in ("fp8", "nf4") else 0
-    return sides * (n * widest + 2 * (n + run.appended) * d) * c + 3 * n * d * _FLOAT32 + layer
+    return 2 * (n * widest + 2 * (n + run.appended) * d) * c + 3 * n * d * _FLOAT32 + layer
 
 
 def _check_counts(weights: str, float32: bool, conditions: int, **counts: int) -> int:
@@ -227,33 +224,6 @@ def estimate_training(
         blocks = [(run, double) for run in (noise, condition) for double in (True, False)]
         widest = max((rows if run is noise else batch) * kept_by_block(size, double, run) for run, double in blocks)
         parts.append(("one block, recomputed", widest))
-    working = rows * _working_set(size, noise, weights, backward=True)
+    working = rows * _working_set(size, noise, weights)
     parts += [("working set of one operation", working), *_context(device)]
     return MemoryEstimate(_title(size, "training", resolution, weights, conditions, rank), tuple(parts))
-
-
-def estimate_restoring(
-    size: ModelSize,
-    *,
-    resolution: int | tuple[int, int],
-    rank: int,
-    weights: str = "bf16",
-    conditions: int = 2,
-    frames: int = 1,
-    condition_resolution: int | tuple[int, int] | None = None,
-    device: str = "cuda",
-    float32: bool = False,
-) -> MemoryEstimate:
-    """Memory at the peak of sampling a batch of `frames`; other arguments as for `estimate_training`."""
-    c = _check_counts(weights, float32, conditions, rank=rank, frames=frames)
-    condition_tokens = size.tokens(condition_resolution or resolution)
-    run = Pass(size.tokens(resolution), size.text_tokens, conditions * condition_tokens, 0, c)
-    keys_values = frames * conditions * condition_bytes(size.blocks, condition_tokens, size.width, c)
-    parts = (
-        (f"base weights ({weights})", size.weight_bytes(weights, c)),
-        ("LoRA (float32)", _FLOAT32 * conditions * size.lora_parameters(rank)),
-        ("keys and values of the conditions", keys_values),
-        ("working set of one block", frames * _working_set(size, run, weights, backward=False)),
-        *_context(device),
-    )
-    return MemoryEstimate(_title(size, "restoring", resolution, weights, conditions, rank), parts)
