@@ -166,13 +166,13 @@ class HostUNet(UNetCalls):
         finally:
             if handle:
                 handle.remove()
-        mean = self._scaled(latents)
+        mean = self._scale(latents)
         if sum(len(one) for one in moments) != len(images) or moments[0].shape[1] != 2 * mean.shape[1]:
             return HostPosterior(mean, None)  # no distribution, or encoded in tiles for want of memory
         log_variance = torch.cat(moments).chunk(2, 1)[1].clamp(-30, 20)
-        return HostPosterior(mean, self._scaled((log_variance / 2).exp()))
+        return HostPosterior(mean, self._scale((log_variance / 2).exp()))
 
-    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+    def _scale(self, latents: torch.Tensor) -> torch.Tensor:
         values: torch.Tensor = self.model.model.latent_format.process_in(latents.float().to(self.device))
         return values
 

@@ -95,19 +95,25 @@ def add_frame_options(parser: argparse.ArgumentParser, sides: str) -> None:
     )
 
 
+def add_model_group(parser: argparse.ArgumentParser, tiny: str, model: str) -> argparse._ArgumentGroup:
+    """--tiny or --model, and where to compute; returns the group. tiny, model: what the help says of them."""
+    group = parser.add_argument_group("model", "One of --tiny and --model is needed.")
+    choice = group.add_mutually_exclusive_group(required=True)
+    choice.add_argument(
+        "--tiny", action="store_true", help=f"the bundled {tiny}: for trials and rendered scenes, not real footage"
+    )
+    choice.add_argument("--model", metavar="PATH", help=model)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return group
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--tiny or --model, and where to compute."""
-    model = parser.add_argument_group("model", "One of --tiny and --model is needed.")
-    choice = model.add_mutually_exclusive_group(required=True)
-    choice.add_argument(
-        "--tiny", action="store_true", help="the bundled tiny models: for trials and rendered scenes, not real footage"
+    """The model of Stable Diffusion's family."""
+    model = add_model_group(
+        parser,
+        "tiny models",
+        "Stable Diffusion 1.5 or 2.1: a diffusers folder, a .safetensors file, or hub:owner/name to fetch it",
     )
-    choice.add_argument(
-        "--model",
-        metavar="PATH",
-        help="Stable Diffusion 1.5 or 2.1: a diffusers folder, a .safetensors file, or hub:owner/name to fetch it",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     model.add_argument(
         "--dtype",
         choices=("auto", "float32", "float16", "bfloat16"),

@@ -141,13 +141,13 @@ class LatentEditor:
         with self.watch.part("sampling"):
             for step, timestep in enumerate(self.schedule.timesteps):
                 now = Pass(step, timestep, rows, _size(current))
-                eps = self._guided(current, now, [*self.guidances, cross_image])
+                eps = self._guide(current, now, [*self.guidances, cross_image])
                 cross_image.release(step)
                 clean = self.schedule.clean(current, eps, timestep)
                 current = self.schedule.sample_step(current, eps, timestep)
         return clean
 
-    def _guided(self, latents: torch.Tensor, now: Pass, guidances: Sequence[Guidance]) -> torch.Tensor:
+    def _guide(self, latents: torch.Tensor, now: Pass, guidances: Sequence[Guidance]) -> torch.Tensor:
         """Noise in latents, with classifier-free guidance where it is asked for."""
         eps = self.backbone.predict_noise(latents, now.timestep, self.context, GuidedPass(guidances, now))
         scale = self.settings.guidance_scale
