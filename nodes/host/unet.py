@@ -220,7 +220,7 @@ class HostUNet(UNetCalls):
         finally:
             self._slot.hook = None
 
-    def _called(self) -> None:
+    def _tell_call(self) -> None:
         if self.on_call is not None:
             self.on_call()
 
@@ -235,7 +235,7 @@ class HostUNet(UNetCalls):
         latents = latents.float()
         sigma: torch.Tensor = self._sigmas[timestep].to(latents)
         clean = self._denoise(latents, timestep, context, hook)
-        self._called()
+        self._tell_call()
         return (latents * (sigma**2 + 1).sqrt() - clean) / sigma
 
     @torch.no_grad()
@@ -246,7 +246,7 @@ class HostUNet(UNetCalls):
         # On the block's last layer: the host calls the layers one by one, so a hook on the block would never fire.
         last = self.model.model.diffusion_model.output_blocks[3 * block + 2][-1]
         output = output_of(last, lambda: self._denoise(latents.float(), timestep, context))
-        self._called()
+        self._tell_call()
         return output
 
 
