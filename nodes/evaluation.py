@@ -65,10 +65,10 @@ class VideoMetrics(io.ComfyNode):
         if pictures.shape != true.shape:
             raise ShapeError(f"truth: expected {_kind(pictures)} like frames, got {_kind(true)}; resize or cut one.")
         weights = None if mask is None else mask_to_core(mask, len(pictures), size_hw_of(pictures))
-        counted = _counted(len(pictures), leave_out)
-        values = measure(pictures[counted], true[counted], None if weights is None else weights[counted])
+        indices = _scored_indices(len(pictures), leave_out)
+        values = measure(pictures[indices], true[indices], None if weights is None else weights[indices])
         psnr, ssim = (_mean(column) for column in values)
-        report = describe(counted, *values)
+        report = describe(indices, *values)
         return io.NodeOutput(psnr, ssim, report, ui=ui.PreviewText(report))
 
 
@@ -86,13 +86,13 @@ def measure(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | No
     return [row[0] for row in rows], [row[1] for row in rows]
 
 
-def _counted(count: int, leave_out: int) -> list[int]:
+def _scored_indices(count: int, leave_out: int) -> list[int]:
     if not leave_out < count:
         raise InputError(f"leave_out: expected -1 to {count - 1} for these {count} frames, got {leave_out}.")
-    counted = [index for index in range(count) if index != leave_out]
-    if not counted:
+    indices = [index for index in range(count) if index != leave_out]
+    if not indices:
         raise InputError("leave_out: expected frames that are left to measure, but the only one is left out; set -1.")
-    return counted
+    return indices
 
 
 def describe(indices: list[int], psnr: list[float], ssim: list[float]) -> str:
@@ -108,10 +108,10 @@ def describe(indices: list[int], psnr: list[float], ssim: list[float]) -> str:
 
 
 def _mean(values: list[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    if not known:
+    numbers = [value for value in values if not math.isnan(value)]
+    if not numbers:
         raise InputError("mask: expected some pixels to measure, but it is empty in all frames; draw or invert it.")
-    return sum(known) / len(known)
+    return sum(numbers) / len(numbers)
 
 
 def _kind(images: torch.Tensor) -> str:

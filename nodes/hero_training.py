@@ -166,11 +166,11 @@ class HeroLoRATrainer(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model: Any, vae: Any, conditioning: Any, **given: Any) -> io.NodeOutput:
+    def execute(cls, model: Any, vae: Any, conditioning: Any, **widgets: Any) -> io.NodeOutput:
         """Train, or go on with a training that was cancelled."""
         from .work.hero_training import train
 
-        lora, samples, plot, notes = train(cls, (model, vae, conditioning), given)
+        lora, samples, plot, notes = train(cls, (model, vae, conditioning), widgets)
         return io.NodeOutput(lora, to_host(samples), to_host(plot), ui=notes.ui())
 
 

@@ -98,9 +98,9 @@ class ZeroToHeroDemoClip(io.ComfyNode):
             masks.append(mask)
             truth.append(scene.render(index, 1)[0])
             progress.step(1, picture)
-        edited = to_host(torch.stack(truth))
+        pictures = to_host(torch.stack(truth))
         return io.NodeOutput(
-            to_host(torch.stack(frames)), edited[:1].clone(), edited, mask_to_host(torch.stack(masks)), 0, FPS
+            to_host(torch.stack(frames)), pictures[:1].clone(), pictures, mask_to_host(torch.stack(masks)), 0, FPS
         )
 
 

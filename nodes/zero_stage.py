@@ -63,10 +63,10 @@ class DIFTCorrespondence(io.ComfyNode):
     @classmethod
     def execute(cls, model: Any, vae: Any, conditioning: Any, frames: Any, **widgets: Any) -> io.NodeOutput:
         """Match all frames."""
-        done = correspond_clip(cls, (model, vae, conditioning), frames, widgets)
-        pictures = to_host(done.pictures)
+        result = correspond_clip(cls, (model, vae, conditioning), frames, widgets)
+        pictures = to_host(result.pictures)
         preview = ui.PreviewImage(pictures, cls=cls)
-        return io.NodeOutput(done.clip, pictures, done.confidence, ui=done.notes.ui(preview))
+        return io.NodeOutput(result.clip, pictures, result.confidence, ui=result.notes.ui(preview))
 
 
 class MaskedCiAKSampler(io.ComfyNode):
@@ -117,8 +117,8 @@ class MaskedCiAKSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Edit all frames."""
         clip = (frames, reference, mask)
-        done = edit_clip(cls, (model, vae, conditioning), correspondence, clip, widgets)
-        return io.NodeOutput(done.edited, {"samples": done.latents}, ui=done.notes.ui())
+        result = edit_clip(cls, (model, vae, conditioning), correspondence, clip, widgets)
+        return io.NodeOutput(result.edited, {"samples": result.latents}, ui=result.notes.ui())
 
 
 def _match_widgets() -> list[io.Input]:

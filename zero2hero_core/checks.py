@@ -84,11 +84,11 @@ def check_shape(name: str, tensor: torch.Tensor, expected: Sequence[int | str]) 
         expected: one entry per dimension; an int must match, a string names a free dimension.
     """
     ok = tensor.ndim == len(expected) and all(
-        isinstance(want, str) or want == got for want, got in zip(expected, tensor.shape, strict=False)
+        isinstance(length, str) or length == size for length, size in zip(expected, tensor.shape, strict=False)
     )
     if not ok:
-        wanted = "(" + ", ".join(str(e) for e in expected) + ")"
-        raise ShapeError(f"{name}: expected shape {wanted}, got {tuple(tensor.shape)}.")
+        shape = "(" + ", ".join(str(e) for e in expected) + ")"
+        raise ShapeError(f"{name}: expected shape {shape}, got {tuple(tensor.shape)}.")
 
 
 def check_images(name: str, images: torch.Tensor) -> None:

@@ -27,7 +27,7 @@ def halving(
     while todo:
         now = todo[:batch]
         try:
-            done = work(now)
+            results = work(now)
         except (RuntimeError, MemoryError) as error:  # torch's out-of-memory errors are RuntimeErrors
             if not is_out_of_memory(error):
                 raise
@@ -38,5 +38,5 @@ def halving(
                 ) from error
             batch = len(now) // 2
             continue
-        yield from zip(now, done, strict=True)
+        yield from zip(now, results, strict=True)
         todo = todo[len(now) :]

@@ -12,7 +12,7 @@ from ...zero2hero_core.checks import InputError, Zero2HeroError
 from .pictures import to_core
 
 # Entries of a CONDITIONING that change what the host's samplers do, and that neither stage has a place for.
-_UNUSED = {
+_UNUSED_PARTS = {
     "control": "a ControlNet",
     "hooks": "hooks",
     "gligen": "GLIGEN",
@@ -36,9 +36,9 @@ def socket_words(names: Mapping[str, str]) -> Iterator[None]:
 
 def check_choice(socket: str, value: object, options: Iterable[str]) -> None:
     """Raise `InputError` unless a Combo has one of its options: 0.3.64 does not look when a graph comes by its API."""
-    known = list(options)
-    if value not in known:
-        raise InputError(f"{socket}: expected one of {', '.join(known)}, got {value!r}; choose one of them.")
+    names = list(options)
+    if value not in names:
+        raise InputError(f"{socket}: expected one of {', '.join(names)}, got {value!r}; choose one of them.")
 
 
 def check_anchor(index: int, count: int) -> None:
@@ -63,9 +63,9 @@ def read_reference(reference: torch.Tensor, size_hw: tuple[int, int]) -> torch.T
 
 def check_vae(vae: Any, model: Any) -> None:
     """Raise `InputError` unless the VAE's latents are what the MODEL works on."""
-    wanted, got = model.model.latent_format.latent_channels, getattr(vae, "latent_channels", None)
-    if got != wanted:
-        raise InputError(f"vae: expected a VAE with {wanted} latent channels for this MODEL, got {got}; {_VAE}.")
+    expected, actual = model.model.latent_format.latent_channels, getattr(vae, "latent_channels", None)
+    if actual != expected:
+        raise InputError(f"vae: expected a VAE with {expected} latent channels for this MODEL, got {actual}; {_VAE}.")
     dimensions = getattr(vae, "latent_dim", 2)
     if dimensions != 2:
         made_for = {1: "sound", 3: "video"}.get(dimensions, f"{dimensions} dimensions")
@@ -74,4 +74,4 @@ def check_vae(vae: Any, model: Any) -> None:
 
 def unused_parts(extras: Mapping[str, Any]) -> list[str]:
     """What stands beside the text of a CONDITIONING's entry and has no effect on either stage, in words."""
-    return [text for name, text in _UNUSED.items() if extras.get(name) is not None]
+    return [text for name, text in _UNUSED_PARTS.items() if extras.get(name) is not None]

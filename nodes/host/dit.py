@@ -107,23 +107,23 @@ class HostDiT:
         strength: float = 1.0,
     ) -> Condition:
         """As the core's: timestep 0, attention to itself; the caller has that condition's LoRA switched on."""
-        given = text or self.text
-        blank = TextEmbedding(given.tokens[:1, :1] * 0, given.pooled)  # the text stream goes unread here
+        source = text or self.text
+        blank = TextEmbedding(source.tokens[:1, :1] * 0, source.pooled)  # the text stream goes unread here
         (h, w), (like_h, like_w) = packed.shape[-2:], noise_hw
         time = self.family.condition_times(index)
 
-        def move(given: dict[str, Any]) -> dict[str, Any]:
-            ids = given["img_ids"].float()
+        def move(inputs: dict[str, Any]) -> dict[str, Any]:
+            ids = inputs["img_ids"].float()
             factors = ids.new_ones(ids.shape[-1])
             factors[1], factors[2] = like_h / h, like_w / w
             ids = ids * factors
             ids[..., 0] += time
-            return {**given, "img_ids": ids}
+            return {**inputs, "img_ids": ids}
 
         hook = ConditionCapture(text_tokens=1, last=self.layers - 1)
         with suppress(PassEnds):
             self._run(packed, torch.zeros(len(packed)), guidance, blank, hook, move)
-        return Condition(hook.captured, strength)
+        return Condition(hook.keys_values, strength)
 
     def velocity(
         self,
@@ -166,13 +166,13 @@ class HostDiT:
         x = self.codec.unpack(packed.to(device, torch.float32))
         self._load(x)
         override = None if hook is None else _Override(hook)
-        given = {"guidance": torch.full((count,), float(guidance), device=device)}
+        inputs = {"guidance": torch.full((count,), float(guidance), device=device)}
         if text.pooled is not None:
-            given["y"] = text.pooled.to(device).expand(count, -1)
+            inputs["y"] = text.pooled.to(device).expand(count, -1)
         words = text.tokens.to(device).expand(count, -1, -1)
         options = self._options(override, move)
         clean = self.base.apply_model(
-            x, sigma.to(device, torch.float32), c_crossattn=words, transformer_options=options, **given
+            x, sigma.to(device, torch.float32), c_crossattn=words, transformer_options=options, **inputs
         )
         if override is not None and override.layer != self.layers:
             raise InputError(
@@ -196,8 +196,8 @@ class HostDiT:
     def _load(self, x: torch.Tensor) -> None:
         """Ask the host for the model, once per batch size and after each use of the VAE."""
         if self._loaded_for < len(x):
-            needed = self.base.memory_required(list(x.shape)) + self._kept_bytes(x)
-            comfy.model_management.load_models_gpu([self.model], memory_required=needed)
+            memory = self.base.memory_required(list(x.shape)) + self._kept_bytes(x)
+            comfy.model_management.load_models_gpu([self.model], memory_required=memory)
             self._loaded_for = len(x)
 
     def _kept_bytes(self, x: torch.Tensor) -> int:

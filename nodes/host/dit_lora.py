@@ -72,7 +72,7 @@ class HostLoRA:
         transformer, device = self.model.model.diffusion_model, self.model.load_device
         with ExitStack() as hooks:
             for name, adapters in self._places[index].items():
-                hook = _adding([_moved(adapter, device) for adapter in adapters], self.scaling)
+                hook = _adding([_move(adapter, device) for adapter in adapters], self.scaling)
                 hooks.callback(transformer.get_submodule(name).register_forward_hook(hook).remove)
             yield
 
@@ -81,15 +81,15 @@ if TYPE_CHECKING:
     _surface: type[LoRASurface] = HostLoRA
 
 
-def _moved(adapter: _Adapter, device: torch.device) -> _Adapter:
+def _move(adapter: _Adapter, device: torch.device) -> _Adapter:
     first, down, up, bias = adapter
     down, up = (tensor.to(device, torch.float32) for tensor in (down, up))
     return first, down, up, None if bias is None else bias.to(device, torch.float32)
 
 
 def _adding(adapters: list[_Adapter], scaling: float) -> Callable[..., torch.Tensor]:
-    def add(_module: Any, given: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
-        x = given[0].float()
+    def add(_module: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        x = inputs[0].float()
         for first, down, up, bias in adapters:
             update = torch.nn.functional.linear(x @ down.T, up, bias) * scaling
             output[..., first : first + len(up)] += update

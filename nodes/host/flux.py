@@ -20,7 +20,7 @@ from ..convert.checks import check_vae, unused_parts
 
 FAMILY = "zero2hero_family"  # attribute of the host's model that names a family of ours: set on the bundled tiny DiT
 GUIDANCE = 3.5  # where the CONDITIONING says none: the host's own value
-_WANTED = "model: expected a FLUX model (FLUX.1, FLUX.2 or the bundled tiny DiT)"
+_EXPECTATION = "model: expected a FLUX model (FLUX.1, FLUX.2 or the bundled tiny DiT)"
 
 
 def flux_family(model: Any) -> Family:
@@ -32,15 +32,15 @@ def flux_family(model: Any) -> Family:
     if not isinstance(base, comfy.model_base.Flux) or type(transformer) is not comfy.ldm.flux.model.Flux:
         unet = f"a Stable Diffusion UNet ({kind})" if type(transformer).__name__ == "UNetModel" else kind
         raise InputError(
-            f"{_WANTED}, got {unet}; connect the MODEL of Load Diffusion Model with a FLUX file, or hero_model of "
+            f"{_EXPECTATION}, got {unet}; connect the MODEL of Load Diffusion Model with a FLUX file, or hero_model of "
             "Zero-to-Hero Tiny Models."
         )
     params = transformer.params
     if getattr(params, "yak_mlp", False) or getattr(params, "txt_norm", False):
-        raise InputError(f"{_WANTED}, got a variant with other blocks; connect a FLUX.1 or FLUX.2 MODEL.")
+        raise InputError(f"{_EXPECTATION}, got a variant with other blocks; connect a FLUX.1 or FLUX.2 MODEL.")
     if transformer.in_channels != transformer.out_channels:
         raise InputError(
-            f"{_WANTED}, got an inpainting or control variant ({transformer.in_channels} input channels); "
+            f"{_EXPECTATION}, got an inpainting or control variant ({transformer.in_channels} input channels); "
             "connect the plain text-to-image MODEL."
         )
     if getattr(base, FAMILY, None) == TINY.name:
@@ -70,7 +70,7 @@ def host_text(model: Any, family: Family, conditioning: Any) -> tuple[TextEmbedd
         )
     pooled = extras.get("pooled_output")
     probe = torch.zeros(1, model.model.latent_format.latent_channels, 2, 2)
-    read = model.model.extra_conds(cross_attn=tokens[:1], pooled_output=pooled, noise=probe, device=probe.device)
+    conds = model.model.extra_conds(cross_attn=tokens[:1], pooled_output=pooled, noise=probe, device=probe.device)
     if family.has_pooled:
         vector = torch.zeros(1, params.vec_in_dim) if pooled is None else pooled[:1, : params.vec_in_dim]
         if vector.shape[-1] != params.vec_in_dim:
@@ -81,7 +81,7 @@ def host_text(model: Any, family: Family, conditioning: Any) -> tuple[TextEmbedd
     else:
         vector = None
     guidance = extras.get("guidance")
-    return TextEmbedding(read["c_crossattn"].cond, vector), GUIDANCE if guidance is None else float(guidance)
+    return TextEmbedding(conds["c_crossattn"].cond, vector), GUIDANCE if guidance is None else float(guidance)
 
 
 class HostCodec:

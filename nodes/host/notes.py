@@ -37,8 +37,8 @@ class Notes:
 
     def ui(self, preview: Any = None) -> dict[str, Any]:
         """For `io.NodeOutput(ui=...)`: the lines, and the pictures of a `ui.PreviewImage`."""
-        shown = {} if preview is None else preview.as_dict()
-        return shown | ({"text": ("\n".join(self.lines),)} if self.lines else {})
+        values = {} if preview is None else preview.as_dict()
+        return values | ({"text": ("\n".join(self.lines),)} if self.lines else {})
 
 
 class NodeListener(Listener):

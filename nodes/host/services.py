@@ -87,8 +87,8 @@ def input_videos() -> list[str]:
     """Return the names of the videos in the input folder, sorted."""
     folder = Path(folder_paths.get_input_directory())
     files = [path.name for path in folder.iterdir() if path.is_file()] if folder.is_dir() else []
-    known = set(folder_paths.filter_files_content_types(files, ["video"]))  # by the system's table of types
-    return sorted(name for name in files if name in known or Path(name).suffix.lower() in VIDEO_SUFFIXES)
+    videos = set(folder_paths.filter_files_content_types(files, ["video"]))  # by the system's table of types
+    return sorted(name for name in files if name in videos or Path(name).suffix.lower() in VIDEO_SUFFIXES)
 
 
 def input_path(name: str) -> Path:

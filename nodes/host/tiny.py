@@ -111,8 +111,8 @@ def unet_weights() -> dict[str, torch.Tensor]:
     from ...zero2hero_core.backbones.sd.single_file import UNET_PREFIX, unet_source
     from ...zero2hero_core.tiny.unet import UNET_FILE
 
-    tensors, crossed = _read(UNET_FILE), (False, True, True, True)
-    return {unet_source(name, 2, crossed).key.removeprefix(UNET_PREFIX): tensors[name] for name in tensors}
+    tensors, cross_attention = _read(UNET_FILE), (False, True, True, True)
+    return {unet_source(name, 2, cross_attention).key.removeprefix(UNET_PREFIX): tensors[name] for name in tensors}
 
 
 def tiny_model() -> comfy.model_patcher.ModelPatcher:

@@ -40,7 +40,7 @@ def to_original(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def tiny_settings(config: Any) -> dict[str, Any]:
     """Arguments of the host's FLUX class for a diffusers configuration of the tiny DiT; they differ between hosts."""
-    given = {
+    settings = {
         "in_channels": config.in_channels // 4,
         "out_channels": config.in_channels // 4,
         "vec_in_dim": config.pooled_projection_dim,
@@ -57,8 +57,8 @@ def tiny_settings(config: Any) -> dict[str, Any]:
         "guidance_embed": config.guidance_embeds,
         "txt_ids_dims": [],
     }
-    known = {field.name for field in fields(comfy.ldm.flux.model.FluxParams)}
-    return {"image_model": "flux"} | {name: value for name, value in given.items() if name in known}
+    names = {field.name for field in fields(comfy.ldm.flux.model.FluxParams)}
+    return {"image_model": "flux"} | {name: value for name, value in settings.items() if name in names}
 
 
 def as_host_model(transformer: Any) -> Any:

@@ -88,22 +88,22 @@ def _touch(parts: list[torch.Tensor]) -> bool:
 
 def _whole(model: Any, key: str) -> torch.Tensor:
     """A host's tensor as an ordinary one on the same memory; with its patches applied, a copy."""
-    base, (name, held) = model.model, _held(model, key)
-    scaled = base.model_config.scaled_fp8 if hasattr(type(base.model_config), "scaled_fp8") else None
-    if scaled is not None or type(held.data) is not torch.Tensor or held.dtype not in _FLOATS:
+    base, (name, parameter) = model.model, _parameter(model, key)
+    scaling = base.model_config.scaled_fp8 if hasattr(type(base.model_config), "scaled_fp8") else None
+    if scaling is not None or type(parameter.data) is not torch.Tensor or parameter.dtype not in _FLOATS:
         raise InputError(
             "model: its weights are stored in a form that cannot be trained on (scaled fp8, gguf or another "
             "quantisation); load the bf16 or plain fp8 file, and choose weights nf4 or fp8 here to save memory."
         )
-    applied = getattr(base, "current_weight_patches_uuid", None) == model.patches_uuid
-    kept = model.backup.get(name)  # what the weight was before the host put patches on it, perhaps another MODEL's
-    tensor = same_memory(held.data if kept is None or applied else kept.weight)
-    if name not in model.patches or (kept is not None and applied):
+    is_patched = getattr(base, "current_weight_patches_uuid", None) == model.patches_uuid
+    backup = model.backup.get(name)  # what the weight was before the host put patches on it, perhaps another MODEL's
+    tensor = same_memory(parameter.data if backup is None or is_patched else backup.weight)
+    if name not in model.patches or (backup is not None and is_patched):
         return tensor
     return comfy.lora.calculate_weight(model.patches[name], tensor.to(torch.float32, copy=True), name).to(tensor.dtype)
 
 
-def _held(model: Any, key: str) -> tuple[str, torch.nn.Parameter]:
+def _parameter(model: Any, key: str) -> tuple[str, torch.nn.Parameter]:
     """A weight of the MODEL and the name under which the host keeps its patches and its backup.
 
     Checkpoints call the factors of query and key norms `.scale`; the host does so too up to 0.13, `.weight` after it.
@@ -112,10 +112,10 @@ def _held(model: Any, key: str) -> tuple[str, torch.nn.Parameter]:
     kinds = (kind, "weight") if kind == "scale" else (kind,)
     try:
         module = model.model.diffusion_model.get_submodule(module_name)
-        kind, held = next((kind, value) for kind in kinds if (value := getattr(module, kind, None)) is not None)
+        kind, parameter = next((kind, value) for kind in kinds if (value := getattr(module, kind, None)) is not None)
     except (AttributeError, StopIteration) as error:
         raise InputError(f"model: lacks the weights {key}; connect another FLUX MODEL.") from error
-    return f"{PREFIX}{module_name}.{kind}", held
+    return f"{PREFIX}{module_name}.{kind}", parameter
 
 
 def same_memory(tensor: torch.Tensor) -> torch.Tensor:
@@ -154,10 +154,10 @@ class TrainingBackbone(DiTBackbone):
         if self.text.pooled is not None:
             yield self.text.pooled
 
-    def _run(self, *given: Any, **named: Any) -> torch.Tensor:
+    def _run(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         if not torch.is_grad_enabled():
             check_cancel()
-        return super()._run(*given, **named)
+        return super()._run(*args, **kwargs)
 
 
 def prepare_training(model: Any, vae: Any, conditioning: Any) -> TrainingBackbone:

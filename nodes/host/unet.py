@@ -68,18 +68,18 @@ class _HookedAttention:
     ) -> torch.Tensor:
         hook = self.slot.hook
         assert hook is not None  # this patch is not in the options of a pass without one
-        needed = hook.needs(self.layer)
+        needs = hook.needs(self.layer)
 
         def heads(name: str, tensor: torch.Tensor) -> torch.Tensor | None:
-            return tensor.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) if name in needed else None
+            return tensor.unflatten(-1, (extra["n_heads"], -1)).transpose(1, 2) if name in needs else None
 
         out = hook(self.layer, heads("query", query), heads("key", key), heads("value", value))
         return out.transpose(1, 2).flatten(2).to(value.dtype)
 
 
-def _pytorch_attention(_function: Callable[..., torch.Tensor], *given: Any, **named: Any) -> torch.Tensor:
+def _pytorch_attention(_function: Callable[..., torch.Tensor], *args: Any, **kwargs: Any) -> torch.Tensor:
     """What the host takes on a CPU unless it is told otherwise makes a pass twice as long as this."""
-    return attention.attention_pytorch(*given, **named)
+    return attention.attention_pytorch(*args, **kwargs)
 
 
 class HostUNet(UNetCalls):
@@ -112,8 +112,11 @@ class HostUNet(UNetCalls):
             self.model.set_model_attn1_replace(_HookedAttention(layer, self._slot), "output", layer, 0)
         self._sigmas = model.get_model_object("model_sampling").sigmas.float().cpu()
         self.alphas_cumprod = 1 / (self._sigmas**2 + 1)
-        known = model.get_attachment(ATTACHMENT) or {}
-        self.name, self.recommended = known.get("name", type(model.model).__name__), known.get("recommended", {})
+        attachment = model.get_attachment(ATTACHMENT) or {}
+        self.name, self.recommended = (
+            attachment.get("name", type(model.model).__name__),
+            attachment.get("recommended", {}),
+        )
         self._ready = 0  # latent cells that the UNet is loaded for
 
     @property
@@ -157,26 +160,26 @@ class HostUNet(UNetCalls):
         check_cancel()
         moments: list[torch.Tensor] = []
         gaussian = getattr(self.vae.first_stage_model, "regularization", None)
-        handle = gaussian and gaussian.register_forward_pre_hook(lambda _, given: moments.append(given[0].float()))
+        handle = gaussian and gaussian.register_forward_pre_hook(lambda _, inputs: moments.append(inputs[0].float()))
         try:
             latents = self.vae.encode(images.movedim(1, -1))
         finally:
             if handle:
                 handle.remove()
-        mean = self._scaled(latents)
+        mean = self._scale(latents)
         if sum(len(one) for one in moments) != len(images) or moments[0].shape[1] != 2 * mean.shape[1]:
             return HostPosterior(mean, None)  # no distribution, or encoded in tiles for want of memory
         log_variance = torch.cat(moments).chunk(2, 1)[1].clamp(-30, 20)
-        return HostPosterior(mean, self._scaled((log_variance / 2).exp()))
+        return HostPosterior(mean, self._scale((log_variance / 2).exp()))
 
-    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        scaled: torch.Tensor = self.model.model.latent_format.process_in(latents.float().to(self.device))
-        return scaled
+    def _scale(self, latents: torch.Tensor) -> torch.Tensor:
+        values: torch.Tensor = self.model.model.latent_format.process_in(latents.float().to(self.device))
+        return values
 
     def vae_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents as the host's LATENT holds them: not scaled for the UNet."""
-        unscaled: torch.Tensor = self.model.model.latent_format.process_out(latents)
-        return unscaled
+        values: torch.Tensor = self.model.model.latent_format.process_out(latents)
+        return values
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -189,8 +192,8 @@ class HostUNet(UNetCalls):
     def _load(self, latents: torch.Tensor) -> None:
         cells = latents.shape[0] * latents.shape[-2] * latents.shape[-1]
         if cells > self._ready:
-            needed = self.model.memory_required(list(latents.shape)) + self.extra_memory
-            model_management.load_models_gpu([self.model], memory_required=needed)
+            memory = self.model.memory_required(list(latents.shape)) + self.extra_memory
+            model_management.load_models_gpu([self.model], memory_required=memory)
             self._ready = cells
 
     def _denoise(
@@ -208,16 +211,16 @@ class HostUNet(UNetCalls):
         options |= {"cond_or_uncond": [0], "uuids": [uuid.UUID(int=0)], "sigmas": sigma.expand(batch)}
         self._slot.hook = hook
         try:
-            given = latents * (sigma**2 + 1).sqrt()
+            inputs = latents * (sigma**2 + 1).sqrt()
             context = context.expand(batch, -1, -1)
             clean: torch.Tensor = self.model.model.apply_model(
-                given, sigma.expand(batch), c_crossattn=context, transformer_options=options
+                inputs, sigma.expand(batch), c_crossattn=context, transformer_options=options
             )
             return clean
         finally:
             self._slot.hook = None
 
-    def _called(self) -> None:
+    def _tell_call(self) -> None:
         if self.on_call is not None:
             self.on_call()
 
@@ -232,7 +235,7 @@ class HostUNet(UNetCalls):
         latents = latents.float()
         sigma: torch.Tensor = self._sigmas[timestep].to(latents)
         clean = self._denoise(latents, timestep, context, hook)
-        self._called()
+        self._tell_call()
         return (latents * (sigma**2 + 1).sqrt() - clean) / sigma
 
     @torch.no_grad()
@@ -242,9 +245,9 @@ class HostUNet(UNetCalls):
         check_range("block", block, 0, 3)
         # On the block's last layer: the host calls the layers one by one, so a hook on the block would never fire.
         last = self.model.model.diffusion_model.output_blocks[3 * block + 2][-1]
-        found = output_of(last, lambda: self._denoise(latents.float(), timestep, context))
-        self._called()
-        return found
+        output = output_of(last, lambda: self._denoise(latents.float(), timestep, context))
+        self._tell_call()
+        return output
 
 
 if TYPE_CHECKING:

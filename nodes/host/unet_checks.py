@@ -14,27 +14,27 @@ from ..convert.checks import unused_parts
 LAYERS = range(3, 12)  # decoder blocks with attention; the host numbers its output blocks as the paper its layers
 REMEDY = "connect the MODEL of a Stable Diffusion 1.5 or 2.1 checkpoint"
 TRAINED_STEPS = 1000  # of the noise schedule
-_UNPATCHED = "leave out the nodes that patch the MODEL's sampling"
+_SAMPLING_REMEDY = "leave out the nodes that patch the MODEL's sampling"
 
 
 def transformer_of(block: Any) -> Any:
     """The transformer of an output block of a Stable Diffusion UNet, or None."""
-    found = [
+    transformers = [
         layer
         for layer in block
         if isinstance(layer, SpatialTransformer) and not isinstance(layer, SpatialVideoTransformer)
     ]
-    return found[0] if len(found) == 1 else None
+    return transformers[0] if len(transformers) == 1 else None
 
 
 def check_model(model: Any) -> None:
     """Raise `InputError` unless MODEL is a Stable Diffusion 1.x / 2.x one, predicting noise or velocity."""
     inner = model.model
     unet: Any = getattr(inner, "diffusion_model", None)
-    got = type(inner).__name__
+    kind = type(inner).__name__
     fits = isinstance(unet, UNetModel) and unet.num_classes is None and len(unet.output_blocks) == 12
     if not fits or any(transformer_of(unet.output_blocks[layer]) is None for layer in LAYERS):
-        raise InputError(f"model: expected a Stable Diffusion 1.5 or 2.1 model, got {got}; {REMEDY}.")
+        raise InputError(f"model: expected a Stable Diffusion 1.5 or 2.1 model, got {kind}; {REMEDY}.")
     channels = inner.latent_format.latent_channels
     if unet.in_channels != channels:
         raise InputError(
@@ -48,10 +48,10 @@ def _check_sampling(sampling: Any) -> None:
     """Raise `InputError` unless noise is added as Stable Diffusion was trained with: diffusion in 1000 steps."""
     if not hasattr(sampling, "log_sigmas"):  # schedules of flow matching have none
         kind = type(sampling).__bases__[0].__name__  # the host makes a class of a schedule and a kind of prediction
-        raise InputError(f"model: expected the noise schedule of a diffusion model, got {kind}; {_UNPATCHED}.")
+        raise InputError(f"model: expected the noise schedule of a diffusion model, got {kind}; {_SAMPLING_REMEDY}.")
     steps = len(sampling.sigmas)
     if steps != TRAINED_STEPS:
-        raise InputError(f"model: expected a noise schedule of {TRAINED_STEPS} steps, got {steps}; {_UNPATCHED}.")
+        raise InputError(f"model: expected a noise schedule of {TRAINED_STEPS} steps, got {steps}; {_SAMPLING_REMEDY}.")
 
 
 def read_context(conditioning: Any, model: Any) -> torch.Tensor:

@@ -60,14 +60,14 @@ def restore_clip(
 
 def _settings(backbone: HostDiT, kinds: tuple[str, ...], widgets: Mapping[str, Any]) -> RestoreSettings:
     """The widgets as the core's settings; 0 stands for what suits the model."""
-    given = {"num_inference_steps": widgets["steps"], "samples": widgets["samples"]}
+    values = {"num_inference_steps": widgets["steps"], "samples": widgets["samples"]}
     strengths = tuple(widgets[f"{kind}_strength"] for kind in kinds)
     if not any(strengths):
-        shown = " and ".join(f"{kind}_strength" for kind in kinds)
-        raise InputError(f"{shown}: expected one above 0, got 0: nothing would be restored from; raise it to 1.")
+        names = " and ".join(f"{kind}_strength" for kind in kinds)
+        raise InputError(f"{names}: expected one above 0, got 0: nothing would be restored from; raise it to 1.")
     return RestoreSettings.suited(
         backbone.recommended,
-        **{name: value for name, value in given.items() if value},
+        **{name: value for name, value in values.items() if value},
         guidance_scale=backbone.guidance,
         seed=widgets["seed"],
         strengths=strengths,

@@ -81,51 +81,51 @@ class Sockets:
         return tuple(sorted({self.anchor, 0, last // 2, last}))
 
 
-def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], given: Mapping[str, Any]) -> Result:
+def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], widgets: Mapping[str, Any]) -> Result:
     """Train to the end, or go on; returns the LoRA, sample pictures, the plot, and what is to be said.
 
     Raises: InputError naming the socket, Zero2HeroError, the host's InterruptProcessingException after saving.
     """
     notes = Notes(node)
-    check_choice("weights", given["weights"], WEIGHTS)
-    lora_path(given["name"])  # a bad name is refused before anything is computed
+    check_choice("weights", widgets["weights"], WEIGHTS)
+    lora_path(widgets["name"])  # a bad name is refused before anything is computed
     with training_mode():
-        sockets = read_sockets(given)
+        sockets = read_sockets(widgets)
         _say(notes, sockets)
         backbone = prepare_training(*native)
-        settings, held = training_settings(backbone, given), held_as(native[0], given["weights"])
-        check_memory(backbone, settings, sockets, held)
+        settings, storage = training_settings(backbone, widgets), held_as(native[0], widgets["weights"])
+        check_memory(backbone, settings, sockets, storage)
         try:
-            load_weights(backbone, native[0], given["weights"])
+            load_weights(backbone, native[0], widgets["weights"])
             restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)
             training = Training(backbone, sockets.material(), settings, restoring)
             try:
-                return Job(training, sockets, backbone.deciding(), given, notes).run()
+                return Job(training, sockets, backbone.deciding(), widgets, notes).run()
             finally:
                 training.close()
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
             raise Zero2HeroError(
-                f"HeroLoRATrainer: out of memory; choose {remedies(settings, held, backbone.place.type)}."
+                f"HeroLoRATrainer: out of memory; choose {remedies(settings, storage, backbone.place.type)}."
             ) from error
 
 
-def read_sockets(given: Mapping[str, Any]) -> Sockets:
+def read_sockets(widgets: Mapping[str, Any]) -> Sockets:
     """The sockets in the core's layout, checked. Raises: InputError naming the socket."""
-    zero, frames = read_clip(given["zero_frames"], given["frames"])
-    check_anchor(given["anchor_index"], len(frames))
-    reference = read_reference(given["reference"], size_hw_of(frames))
+    zero, frames = read_clip(widgets["zero_frames"], widgets["frames"])
+    check_anchor(widgets["anchor_index"], len(frames))
+    reference = read_reference(widgets["reference"], size_hw_of(frames))
     zero_anchor = None
-    if given["mode"] == "implicit":
-        if given.get("zero_anchor_frames") is None:
+    if widgets["mode"] == "implicit":
+        if widgets.get("zero_anchor_frames") is None:
             raise InputError(
                 "zero_anchor_frames: the mode implicit needs it; connect a MaskedCiAKSampler whose reference is the "
                 "anchor frame itself, or choose another mode."
             )
-        zero_anchor = to_core(given["zero_anchor_frames"], "zero_anchor_frames")
+        zero_anchor = to_core(widgets["zero_anchor_frames"], "zero_anchor_frames")
         check_like("zero_anchor_frames", zero_anchor, frames)
-    return Sockets(zero, frames, reference, given["anchor_index"], zero_anchor)
+    return Sockets(zero, frames, reference, widgets["anchor_index"], zero_anchor)
 
 
 def _say(notes: Notes, sockets: Sockets) -> None:
@@ -136,36 +136,36 @@ def _say(notes: Notes, sockets: Sockets) -> None:
         notes.warn("the Zero-Stage anchor equals the reference: there is nothing to learn from it.")
 
 
-def training_settings(backbone: TrainingBackbone, given: Mapping[str, Any]) -> HeroSettings:
+def training_settings(backbone: TrainingBackbone, widgets: Mapping[str, Any]) -> HeroSettings:
     """The widgets as the core's settings; 0 (light: -1) stands for what suits the model."""
-    chosen = {name: given[name] for name in ("rank", "steps", "learning_rate", "crop") if given[name]}
-    if given["light"] >= 0:
-        chosen["light"] = given["light"]
-    fixed = {"mode": given["mode"], "checkpointing": given["checkpointing"], "seed": given["seed"]}
-    return HeroSettings.suited(backbone.recommended, **chosen, **fixed)
+    values = {name: widgets[name] for name in ("rank", "steps", "learning_rate", "crop") if widgets[name]}
+    if widgets["light"] >= 0:
+        values["light"] = widgets["light"]
+    choices = {"mode": widgets["mode"], "checkpointing": widgets["checkpointing"], "seed": widgets["seed"]}
+    return HeroSettings.suited(backbone.recommended, **values, **choices)
 
 
-def check_memory(backbone: TrainingBackbone, settings: HeroSettings, sockets: Sockets, held: str) -> None:
-    """Raise `InputError` with what to change when the training cannot fit on the device. held: see `held_as`."""
+def check_memory(backbone: TrainingBackbone, settings: HeroSettings, sockets: Sockets, storage: str) -> None:
+    """Raise `InputError` with what to change when the training cannot fit on the device. storage: see `held_as`."""
     float32 = backbone.compute_dtype == torch.float32
-    weights = ("fp32" if float32 else "bf16") if held == AS_LOADED else held
+    weights = ("fp32" if float32 else "bf16") if storage == AS_LOADED else storage
     estimate = expected_memory(
         backbone, settings, size_hw_of(sockets.frames), weights=weights, device=backbone.place.type, float32=float32
     )
     if estimate.total > (there := total_memory(backbone.place)):
         raise InputError(
             f"model: this training needs about {estimate.total / 1e9:.1f} GB of memory and {backbone.place} has "
-            f"{there / 1e9:.1f} GB; choose {remedies(settings, held, backbone.place.type)}."
+            f"{there / 1e9:.1f} GB; choose {remedies(settings, storage, backbone.place.type)}."
         )
 
 
-def remedies(settings: HeroSettings, held: str, device: str) -> str:
+def remedies(settings: HeroSettings, storage: str, device: str) -> str:
     """What would make a training take less memory, in words; what is chosen already is left out."""
-    smaller = [kind for kind in WEIGHTS[WEIGHTS.index(held) + 1 :] if kind != "nf4" or device == "cuda"]
-    found = [] if settings.checkpointing else ["checkpointing"]
-    found += [f"weights {' or '.join(smaller)}"] if smaller else []
-    found += ["a smaller rank"] if settings.rank > 1 else []
-    return ", ".join([*found, "a smaller crop"]) + ", or smaller frames"
+    smaller = [kind for kind in WEIGHTS[WEIGHTS.index(storage) + 1 :] if kind != "nf4" or device == "cuda"]
+    advice = [] if settings.checkpointing else ["checkpointing"]
+    advice += [f"weights {' or '.join(smaller)}"] if smaller else []
+    advice += ["a smaller rank"] if settings.rank > 1 else []
+    return ", ".join([*advice, "a smaller crop"]) + ", or smaller frames"
 
 
 class TrainingListener(NodeListener):
@@ -173,15 +173,15 @@ class TrainingListener(NodeListener):
 
     def __init__(self, notes: Notes, bar: Progress) -> None:
         super().__init__(notes, bar)
-        self._bar, self._done = bar, 0
+        self._bar, self._steps = bar, 0
 
     def progress(self, part: str, done: int, total: int | None = None, detail: str = "") -> None:
         """Steps done so far; the first time, where the training goes on."""
         if done and not detail:
             self.notes.say(f"Goes on at step {done} of {total}.")
         if not cancelled():
-            self._bar.step(done - self._done)
-        self._done = done
+            self._bar.step(done - self._steps)
+        self._steps = done
 
     def cancelled(self) -> bool:
         """Whether the user pressed Cancel."""
@@ -196,13 +196,13 @@ class Job:
         training: Training,
         sockets: Sockets,
         deciding: Iterable[torch.Tensor],
-        given: Mapping[str, Any],
+        widgets: Mapping[str, Any],
         notes: Notes,
     ):
-        self.training, self.sockets, self.given, self.notes = training, sockets, given, notes
-        described = f"{asdict(training.trainer.settings)} {given['weights']} {sockets.anchor}"
-        name = short_digest(described, sockets.deciding(), map(thinned, deciding))
-        path = lora_path(given["name"])
+        self.training, self.sockets, self.widgets, self.notes = training, sockets, widgets, notes
+        description = f"{asdict(training.trainer.settings)} {widgets['weights']} {sockets.anchor}"
+        name = short_digest(description, sockets.deciding(), map(thinned, deciding))
+        path = lora_path(widgets["name"])
         self.file, self.folder = path.with_stem(f"{path.stem}_{name}"), training_folder(f"{path.stem}_{name}")
         self.listener = TrainingListener(notes, Progress(training.total))
 
@@ -233,7 +233,7 @@ class Job:
         metadata = self.training.metadata(
             (height, width), short_digest("", [thin]), short_digest("", [sockets.reference])
         )
-        settings = RunSettings(self.given["save_every"], self.given["evaluate_every"] or self.training.total)
+        settings = RunSettings(self.widgets["save_every"], self.widgets["evaluate_every"] or self.training.total)
         return self.training.in_folder(
             self.folder, metadata, sockets.anchor, sockets.samples(), self.listener, settings=settings
         )

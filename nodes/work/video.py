@@ -81,12 +81,12 @@ def select(
         begin, end = source.time_of(0), source.time_of(len(source) - 1) + float(1 / source.fps)
         return Selection(source, list(range(len(source))), source.fps, begin, end, source.even)
     source, rate = open_frames(path, **shape), frame_rate(force_rate)
-    shown = at_rate([source.time_of(index) for index in range(len(source))], source.fps, rate)
-    if start >= len(shown):
-        raise InputError(f"start: expected 0 to {len(shown) - 1} ({len(shown)} frames at {rate} fps), got {start}.")
-    chosen = shown[start::stride][: maximum or None]
+    indices = at_rate([source.time_of(index) for index in range(len(source))], source.fps, rate)
+    if start >= len(indices):
+        raise InputError(f"start: expected 0 to {len(indices) - 1} ({len(indices)} frames at {rate} fps), got {start}.")
+    frames = indices[start::stride][: maximum or None]
     begin, fps = source.time_of(0) + float(start / rate), rate / stride
-    return Selection(source, chosen, fps, begin, begin + float(len(chosen) / fps))
+    return Selection(source, frames, fps, begin, begin + float(len(frames) / fps))
 
 
 def at_rate(times: list[float], fps: Fraction, rate: Fraction) -> list[int]:

@@ -60,9 +60,9 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
     wide = widgets["neighbourhood"]
     settings = ZeroStageSettings(
         k=max_k,
-        timestep=_given(widgets["timestep"]),
-        block=_given(widgets["block"]),
-        ensemble=_given(widgets["ensemble"]),
+        timestep=_optional(widgets["timestep"]),
+        block=_optional(widgets["block"]),
+        ensemble=_optional(widgets["ensemble"]),
         neighbourhood=None if wide >= 1 else wide,
         seed=widgets["seed"],
         track=TRACK[track],
@@ -77,7 +77,7 @@ def correspond_clip(node: type[io.ComfyNode], native: tuple[Any, Any, Any], fram
     return Matched(clip, _pictures(clip, images), _confidence(clip), notes)
 
 
-def _given(value: int) -> int | None:
+def _optional(value: int) -> int | None:
     return None if value < 0 else value
 
 
@@ -85,9 +85,9 @@ def _pictures(clip: ClipCorrespondence, images: torch.Tensor) -> torch.Tensor:
     from ...zero2hero_core.correspondence.pictures import matches_picture
 
     last = len(images) - 1
-    shown = sorted({round(place * last / (PICTURES - 1)) for place in range(PICTURES)})
+    indices = sorted({round(place * last / (PICTURES - 1)) for place in range(PICTURES)})
     anchor = images[clip.anchor_index]
-    return torch.stack([matches_picture(clip.frames[index], anchor, images[index]) for index in shown])
+    return torch.stack([matches_picture(clip.frames[index], anchor, images[index]) for index in indices])
 
 
 def _confidence(clip: ClipCorrespondence) -> torch.Tensor:
@@ -129,11 +129,11 @@ def edit_clip(
     _say_no_ops(notes, anchor, reference, masks)
     _say_ignored(notes, native[2])
     matches = narrowed(correspondence, settings.k, JobNotes(NodeListener(notes)))
-    masked = None if masks is None else lambda numbers: masks[list(numbers)]
-    zero = ZeroWork(backbone, anchor, reference, correspondence.anchor_index, settings, matches=matches, masks=masked)
+    masks_of = None if masks is None else lambda numbers: masks[list(numbers)]
+    zero = ZeroWork(backbone, anchor, reference, correspondence.anchor_index, settings, matches=matches, masks=masks_of)
     zero.check_matches()
     backbone.extra_memory = zero.bank_values(backbone.widths(), batch) * backbone.dtype.itemsize
-    edited = torch.empty(len(images), *images.shape[-2:], 3)
+    pictures = torch.empty(len(images), *images.shape[-2:], 3)
     latents: list[torch.Tensor] = []
 
     def work(numbers: list[int]) -> list[torch.Tensor]:
@@ -141,12 +141,12 @@ def edit_clip(
 
     for number, clean in _batches(work, len(images), batch):
         picture = backbone.decode(clean[None])
-        edited[number] = to_host(picture)[0]
+        pictures[number] = to_host(picture)[0]
         latents.append(backbone.vae_latents(clean[None]).cpu())
         progress.step(0, picture[0])
     if not all(bool(torch.isfinite(one).all()) for one in latents):
         notes.warn("the result holds numbers that are not finite; start ComfyUI with --force-fp32 or --bf16-unet.")
-    return Edited(edited, torch.cat(latents), notes)
+    return Edited(pictures, torch.cat(latents), notes)
 
 
 def _batches(work: Any, count: int, batch: int) -> Iterator[tuple[int, torch.Tensor]]:
@@ -163,13 +163,14 @@ def _batches(work: Any, count: int, batch: int) -> Iterator[tuple[int, torch.Ten
 def _read_clip(clip: tuple[Any, Any, Any], correspondence: ClipCorrespondence) -> tuple[torch.Tensor, Any, Any]:
     """Frames (N, 3, H, W), reference (3, H, W), masks (N, 1, H, W) or None, checked against each other."""
     frames, reference, mask = clip
-    images, made = to_core(frames, "frames"), correspondence.size_hw
+    images, size_hw = to_core(frames, "frames"), correspondence.size_hw
     height, width = images.shape[-2:]
     picture = read_reference(reference, (height, width))
-    if sorted(correspondence.frames) != list(range(len(images))) or tuple(made) != (height, width):
+    if sorted(correspondence.frames) != list(range(len(images))) or tuple(size_hw) != (height, width):
         raise InputError(
             f"correspondence: expected matches of these {len(images)} frames of {width} x {height}, got "
-            f"{len(correspondence.frames)} of {made[1]} x {made[0]}; connect the same frames to DIFTCorrespondence."
+            f"{len(correspondence.frames)} of {size_hw[1]} x {size_hw[0]}; connect the same frames to "
+            "DIFTCorrespondence."
         )
     check_index("correspondence", correspondence.anchor_index, len(images))
     masks = None if mask is None else mask_to_core(mask, len(images), (height, width))

@@ -23,7 +23,7 @@ class Capture(Guidance):
 
     def __init__(self, keep: Mapping[int, frozenset[str]]):
         self.keep = keep
-        self.captured: Captured = {}
+        self.tensors: Captured = {}
 
     def role(self, layer: int, step: int) -> Role:
         """Looks on where something is kept."""
@@ -43,9 +43,9 @@ class Capture(Guidance):
         following: Attention,
     ) -> torch.Tensor:
         """What follows, unchanged."""
-        known = {"query": query, "key": key, "value": value}
-        self.captured[layer] = {
-            name: tensor for name, tensor in known.items() if tensor is not None and name in self.keep[layer]
+        tensors = {"query": query, "key": key, "value": value}
+        self.tensors[layer] = {
+            name: tensor for name, tensor in tensors.items() if tensor is not None and name in self.keep[layer]
         }
         return following(layer, query, key, value)
 
@@ -131,13 +131,13 @@ class CrossImage(Guidance):
         """Attention output (B, heads, N, d)."""
         selection = self.selections[layer]
         own, reference = self.targets[now.step].get(layer, {}), self.references[now.step][layer]
-        blended = blend_queries(own["query"], query, self.gamma) if "query" in own else None
-        out = self._cross(selection, blended, reference)
+        mixture = blend_queries(own["query"], query, self.gamma) if "query" in own else None
+        out = self._cross(selection, mixture, reference)
         if selection.inside is None:
             return out
-        assert blended is not None
+        assert mixture is not None
         inside = selection.inside[:, None, :, None].to(out.dtype)
-        return out * inside + full_attention(blended, own["key"], own["value"]) * (1 - inside)
+        return out * inside + full_attention(mixture, own["key"], own["value"]) * (1 - inside)
 
     def _cross(
         self, selection: Selection, query: torch.Tensor | None, reference: dict[str, torch.Tensor]

@@ -85,10 +85,10 @@ class Condition:
         """Every row `times` times in a row: one condition for several noise levels."""
         if times == 1:
             return self
-        grown = {
+        keys_values = {
             n: (k.repeat_interleave(times, 0), v.repeat_interleave(times, 0)) for n, (k, v) in self.keys_values.items()
         }
-        return Condition(grown, self.strength)
+        return Condition(keys_values, self.strength)
 
 
 class PassEnds(Exception):
@@ -104,7 +104,7 @@ class ConditionCapture:
 
     def __init__(self, text_tokens: int, last: int | None = None):
         self.text_tokens, self.last = text_tokens, last
-        self.captured: KeysValues = {}
+        self.keys_values: KeysValues = {}
 
     def needs(self, layer: int) -> frozenset[str]:
         """Everything while the pass goes on with the image's own attention."""
@@ -117,12 +117,12 @@ class ConditionCapture:
         assert key is not None and value is not None
         start = self.text_tokens
         # Copies: a slice would keep all that it was cut from, for FLUX.2 a projection nine times as wide.
-        kept = key[:, :, start:].contiguous(), value[:, :, start:].contiguous()
-        self.captured.setdefault(layer, kept)  # a block may run again in the backward pass (gradient checkpointing)
+        pair = key[:, :, start:].contiguous(), value[:, :, start:].contiguous()
+        self.keys_values.setdefault(layer, pair)  # a block may run again in the backward pass (gradient checkpointing)
         if layer == self.last:
             raise PassEnds
         assert query is not None
-        image = attend(query[:, :, start:], *kept)
+        image = attend(query[:, :, start:], *pair)
         if start == 1:  # one token attends to itself: its value
             return torch.cat([value[:, :, :1], image], 2)
         text = attend(*(part[:, :, :start].contiguous() for part in (query, key, value)))

@@ -112,11 +112,11 @@ def full_attention(
 
 def dense_mask(indices: torch.Tensor, num_keys: int, counts: torch.Tensor | None = None) -> torch.Tensor:
     """The N x N mask (B, N, M) of ones and zeros that a selection stands for. For tests."""
-    chosen = torch.ones(indices.shape, device=indices.device)
+    weights = torch.ones(indices.shape, device=indices.device)
     if counts is not None:
-        chosen = (torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]).float()
+        weights = (torch.arange(indices.shape[-1], device=indices.device) < counts[..., None]).float()
     mask = torch.zeros(*indices.shape[:2], num_keys, device=indices.device)
-    return mask.scatter_reduce_(2, indices.long(), chosen, "amax")
+    return mask.scatter_reduce_(2, indices.long(), weights, "amax")
 
 
 def dense_masked_attention(

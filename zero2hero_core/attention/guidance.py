@@ -136,10 +136,10 @@ def check_guidances(guidances: Sequence[Guidance], layers: Iterable[int], steps:
                     "layers or steps, or leave one out."
                 )
             for place, shell in enumerate(shells):
-                changed = shell.changes(layer, step)
+                changes = shell.changes(layer, step)
                 inside = _needs(shells[place + 1 :], layer, step)
-                if changed and OUTPUT not in changed and not changed & inside:
+                if changes and OUTPUT not in changes and not changes & inside:
                     raise InputError(
-                        f"guidances: {shell.name} changes {' and '.join(sorted(changed))} {where}, which "
+                        f"guidances: {shell.name} changes {' and '.join(sorted(changes))} {where}, which "
                         f"{shells[-1].name} does not read there; give them different layers or steps."
                     )

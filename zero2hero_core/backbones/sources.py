@@ -21,10 +21,10 @@ def find_model(path: str | Path, hub_files: Sequence[str]) -> Path:
     """
     if str(path).startswith(HUB):
         return _fetch(str(path)[len(HUB) :], hub_files)
-    found = Path(path).expanduser()
-    if not found.exists() and found.suffix == "" and str(path).count("/") == 1:
+    place = Path(path).expanduser()
+    if not place.exists() and place.suffix == "" and str(path).count("/") == 1:
         raise InputError(f"{path}: no such file or folder; to fetch it from the Hugging Face hub, write {HUB}{path}.")
-    return found
+    return place
 
 
 def _fetch(repository: str, files: Sequence[str]) -> Path:

@@ -158,7 +158,7 @@ def fill_module(
     weights: Weights,
     *,
     what: str,
-    claimed: Iterable[str],
+    names: Iterable[str],
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
@@ -169,35 +169,36 @@ def fill_module(
         sources: one source for each name of that state dict.
         weights: where to read.
         what: "UNet", "VAE" ... in messages.
-        claimed: stored names that belong to this module; each must be used.
+        names: of the stored tensors that belong to this module; each must have its parameter.
         device, dtype: of the parameters afterwards.
 
     Raises:
         InputError: missing, unexpected or misshapen tensors, quantised weights, values that are not finite in `dtype`.
         Zero2HeroError: the device has too little memory.
     """
-    used, claimed = {source.key for source in sources.values()}, set(claimed)
-    if kind := quantisation(claimed - used):
+    keys, others = {source.key for source in sources.values()}, set(names)
+    others -= keys
+    if kind := quantisation(others):
         raise InputError(
             f"{weights.path}: expected the {what} in {', '.join(FLOAT_DTYPES)}, got weights quantised as {kind}; "
             "take the float16 or bf16 file of the model."
         )
-    _refuse_other_names(weights, what, missing=used - set(weights.shapes), unexpected=claimed - used)
+    _refuse_other_names(weights, what, missing=keys - set(weights.shapes), unexpected=others)
     shapes = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, source in sources.items():
-        _check_stored(weights, what, source, shapes[name])
+        _check_shape(weights, what, source, shapes[name])
     by_file: defaultdict[Path, list[str]] = defaultdict(list)
     for name, source in sources.items():
         by_file[weights.files[source.key]].append(name)
     state: dict[str, torch.Tensor] = {}
     try:
-        for path, names in by_file.items():
+        for path, parameters in by_file.items():
             with safe_open(path, framework="pt", device="cpu") as file:
-                for name in names:
+                for name in parameters:
                     source = sources[name]
-                    stored = file.get_tensor(source.key).chunk(source.parts)[source.part].reshape(shapes[name])
-                    state[name] = stored.to(device=device, dtype=dtype)
-                    _check_finite(weights, what, source, stored, state[name])
+                    block = file.get_tensor(source.key).chunk(source.parts)[source.part].reshape(shapes[name])
+                    state[name] = block.to(device=device, dtype=dtype)
+                    _check_finite(weights, what, source, block, state[name])
     except torch.cuda.OutOfMemoryError as error:
         raise Zero2HeroError(f"{what}: too little memory on {device}; use dtype float16 or another device.") from error
     module.load_state_dict(state, strict=True, assign=True)
@@ -239,14 +240,14 @@ def _refuse_other_names(weights: Weights, what: str, *, missing: set[str], unexp
             )
 
 
-def _check_stored(weights: Weights, what: str, source: Source, wanted: tuple[int, ...]) -> None:
-    stored = weights.shapes[source.key]
-    block = (stored[0] // source.parts, *stored[1:]) if stored else stored
+def _check_shape(weights: Weights, what: str, source: Source, shape: tuple[int, ...]) -> None:
+    whole = weights.shapes[source.key]
+    block = (whole[0] // source.parts, *whole[1:]) if whole else whole
     # 1 x 1 convolutions of the original layout are linear layers here: (out, in, 1, 1) -> (out, in).
-    same = block == wanted or (block[: len(wanted)] == wanted and all(size == 1 for size in block[len(wanted) :]))
-    if not same or (stored and stored[0] % source.parts):
+    same = block == shape or (block[: len(shape)] == shape and all(size == 1 for size in block[len(shape) :]))
+    if not same or (whole and whole[0] % source.parts):
         raise InputError(
-            f"{weights.path}: {what} tensor {source.key}: expected shape {wanted}, got {stored}; "
+            f"{weights.path}: {what} tensor {source.key}: expected shape {shape}, got {whole}; "
             "the file is of another model family."
         )
     if weights.dtypes[source.key] not in FLOAT_DTYPES:

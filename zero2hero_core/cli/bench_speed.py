@@ -55,7 +55,7 @@ def add_parsers(commands: Any) -> None:
 
 
 def _add_speed_options(speed: argparse.ArgumentParser) -> None:
-    models = tuple(dict.fromkeys(model for known in MODELS.values() for model in known))
+    models = tuple(dict.fromkeys(model for names in MODELS.values() for model in names))
     speed.add_argument("--part", nargs="+", choices=tuple(MODELS), help="stages (default: all that the model has)")
     speed.add_argument("--model", nargs="+", choices=models, default=["tiny"], help="(default: tiny)")
     speed.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where to compute (default: cpu)")
@@ -98,15 +98,15 @@ def _cases(args: argparse.Namespace) -> list[ZeroSpeed | HeroSpeed]:
     parts = args.part or list(MODELS)
     for model in args.model:
         if not any(model in MODELS[part] for part in parts):
-            known = ", ".join(name for part in parts for name in MODELS[part])
-            raise InputError(f"--model: expected some of {known} for --part {' '.join(parts)}, got {model}.")
+            options = ", ".join(name for part in parts for name in MODELS[part])
+            raise InputError(f"--model: expected some of {options} for --part {' '.join(parts)}, got {model}.")
     cases = [(part, model) for part in parts for model in args.model if model in MODELS[part]]
     return [_zero_settings(args, model) if part == "zero" else _hero_settings(args, model) for part, model in cases]
 
 
-def _values(args: argparse.Namespace, model: str, names: tuple[str, ...], known: dict[str, Any]) -> dict[str, Any]:
-    chosen = {name: known[name] if getattr(args, name) is None else getattr(args, name) for name in names}
-    return {"model": model, "device": args.device, "sizes": tuple(args.size or known["sizes"]), **chosen}
+def _values(args: argparse.Namespace, model: str, names: tuple[str, ...], presets: dict[str, Any]) -> dict[str, Any]:
+    values = {name: presets[name] if getattr(args, name) is None else getattr(args, name) for name in names}
+    return {"model": model, "device": args.device, "sizes": tuple(args.size or presets["sizes"]), **values}
 
 
 def _zero_settings(args: argparse.Namespace, model: str) -> ZeroSpeed:
@@ -115,13 +115,13 @@ def _zero_settings(args: argparse.Namespace, model: str) -> ZeroSpeed:
 
 
 def _hero_settings(args: argparse.Namespace, model: str) -> HeroSpeed:
-    known = defaults("hero", model, args.device)
-    chosen = _values(args, model, ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks"), known)
-    training = known["training"]
+    presets = defaults("hero", model, args.device)
+    values = _values(args, model, ("steps", "turns", "threads", "seed", "rank", "dtype", "blocks"), presets)
+    training = presets["training"]
     if args.size or args.draws:
-        training = tuple((size, draws) for size in chosen["sizes"] for draws in args.draws or (1,))
-    blocks = tuple(chosen["blocks"]) if chosen["blocks"] else None
-    return HeroSpeed(**{**chosen, "blocks": blocks, "training": training})
+        training = tuple((size, draws) for size in values["sizes"] for draws in args.draws or (1,))
+    blocks = tuple(values["blocks"]) if values["blocks"] else None
+    return HeroSpeed(**{**values, "blocks": blocks, "training": training})
 
 
 def run_memory(args: argparse.Namespace) -> dict[str, Any]:
@@ -136,5 +136,5 @@ def run_memory(args: argparse.Namespace) -> dict[str, Any]:
 
 def _memory_cases(args: argparse.Namespace) -> MemoryCases:
     several = {"models": args.model, "sizes": args.size, "ranks": args.rank, "weights": args.weights}
-    chosen = {name: tuple(values) for name, values in several.items() if values}
-    return MemoryCases(**chosen, count=args.count, measure=args.measure, device=args.device)
+    sweeps = {name: tuple(values) for name, values in several.items() if values}
+    return MemoryCases(**sweeps, count=args.count, measure=args.measure, device=args.device)

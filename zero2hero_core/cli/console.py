@@ -106,7 +106,7 @@ class ConsoleListener(Listener):
         self._args = args
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
-        self._asked = False
+        self._interrupted = False
 
     def __enter__(self) -> ConsoleListener:
         return self
@@ -146,7 +146,7 @@ class ConsoleListener(Listener):
 
     def cancelled(self) -> bool:
         """Whether Ctrl-C was pressed within `whole_steps`."""
-        return self._asked
+        return self._interrupted
 
     @contextmanager
     def whole_steps(self) -> Iterator[None]:
@@ -154,11 +154,11 @@ class ConsoleListener(Listener):
         once."""
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._asked:
+            if self._interrupted:
                 raise KeyboardInterrupt
-            self._asked = True
+            self._interrupted = True
 
-        self._asked = False
+        self._interrupted = False
         try:
             before = signal.signal(signal.SIGINT, ask)
         except ValueError:  # not the main thread: whoever runs us has other means

@@ -145,8 +145,8 @@ def run_blender(args: argparse.Namespace) -> dict[str, Any]:
     from ..evaluation.dataset.requests import BlenderRequest
 
     names = ("size", "frames", "samples", "seed", "threads", "python")
-    chosen = {name: getattr(args, name) for name in names}
-    return _make(args, BlenderRequest(**_output(args), objects=tuple(args.objects), **chosen))
+    options = {name: getattr(args, name) for name in names}
+    return _make(args, BlenderRequest(**_output(args), objects=tuple(args.objects), **options))
 
 
 def _output(args: argparse.Namespace) -> dict[str, Any]:
@@ -156,8 +156,8 @@ def _output(args: argparse.Namespace) -> dict[str, Any]:
 def _clip(args: argparse.Namespace) -> ChosenFrames:
     from ..evaluation.dataset.requests import ChosenFrames
 
-    chosen = {name: getattr(args, name) for name in ("video", "start", "stop", "stride", "size", "policy")}
-    return ChosenFrames(**chosen, maximum=args.max_frames)
+    options = {name: getattr(args, name) for name in ("video", "start", "stop", "stride", "size", "policy")}
+    return ChosenFrames(**options, maximum=args.max_frames)
 
 
 def _make(args: argparse.Namespace, request: TaskRequest) -> dict[str, Any]:

@@ -72,20 +72,20 @@ def _version(package: str) -> str | None:
 
 
 def _devices(problems: list[str]) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = [{"device": "cpu", "cores": os.cpu_count()}]
+    devices: list[dict[str, Any]] = [{"device": "cpu", "cores": os.cpu_count()}]
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a library that torch needs is missing
         problems.append(f"torch cannot be imported ({error}): install it again.")
-        return found
-    found[0]["threads"] = torch.get_num_threads()
+        return devices
+    devices[0]["threads"] = torch.get_num_threads()
     for index in range(torch.cuda.device_count()):
         properties = torch.cuda.get_device_properties(index)
         memory = round(properties.total_memory / 2**30, 1)
-        found.append({"device": f"cuda:{index}", "name": properties.name, "memory_gib": memory})
+        devices.append({"device": f"cuda:{index}", "name": properties.name, "memory_gib": memory})
     if torch.backends.mps.is_available():
-        found.append({"device": "mps"})
-    return found
+        devices.append({"device": "mps"})
+    return devices
 
 
 def _encoders(problems: list[str]) -> dict[str, bool]:
@@ -101,10 +101,10 @@ def _encoders(problems: list[str]) -> dict[str, bool]:
         except ValueError:  # PyAV's UnknownCodecError
             return False
 
-    found = {codec: has(encoder) for codec, encoder in ENCODERS.items()}
-    if not found["h264"]:
+    encoders = {codec: has(encoder) for codec, encoder in ENCODERS.items()}
+    if not encoders["h264"]:
         problems.append("the FFmpeg inside av has no H.264 encoder (libx264): install av from PyPI.")
-    return found
+    return encoders
 
 
 def _tiny_models() -> dict[str, Any]:
@@ -120,9 +120,9 @@ def _tiny_models() -> dict[str, Any]:
     if missing:
         return {"found": False, "folder": str(folder), "reason": f"{' and '.join(missing)} missing"}
     try:
-        described = model.weights_metadata(folder)
-        described |= {f"dit {name}": text for name, text in dit.dit_metadata(folder).items()}
-        return {"found": True, "folder": str(folder), "metadata": described}
+        metadata = model.weights_metadata(folder)
+        metadata |= {f"dit {name}": text for name, text in dit.dit_metadata(folder).items()}
+        return {"found": True, "folder": str(folder), "metadata": metadata}
     except Exception as error:  # safetensors has errors of its own; whatever it is, the reason is shown
         return {"found": False, "folder": str(folder), "reason": f"the weights cannot be read: {error}"}
 
@@ -140,12 +140,12 @@ def _lines(report: dict[str, Any]) -> list[str]:
     rows = [(name, version or "missing") for name, version in report["versions"].items()]
     for device in report["devices"]:
         rows.append((device["device"], ", ".join(f"{k} {v}" for k, v in device.items() if k != "device")))
-    encoders = ", ".join(name if found else f"no {name}" for name, found in report["encoders"].items())
+    encoders = ", ".join(name if present else f"no {name}" for name, present in report["encoders"].items())
     rows.append(("encoders", encoders))
     tiny, comfyui = report["tiny"], report["comfyui"]
     rows.append(("tiny models", f"found in {tiny['folder']}" if tiny["found"] else f"not found: {tiny['reason']}"))
-    described = tiny.get("metadata", {})  # of the learning curve, the last line will do
-    rows += [("", f"{name}: {value.strip().splitlines()[-1]}") for name, value in described.items() if value.strip()]
+    metadata = tiny.get("metadata", {})  # of the learning curve, the last line will do
+    rows += [("", f"{name}: {value.strip().splitlines()[-1]}") for name, value in metadata.items() if value.strip()]
     rows.append(("ComfyUI", f"{'found' if comfyui['found'] else 'not found'}: {comfyui['path']}"))
     rows += [("", f"checkpoint {name}") for name in comfyui.get("checkpoints", [])]
     rows.append(("result", " ".join(report["problems"]) or "ready"))

@@ -14,13 +14,13 @@ def check_report(args: argparse.Namespace) -> None:
     """Raise `InputError` when --json names what the command reads or writes, or what cannot be written."""
     from ..jobs.folder import readings
 
-    read, named = readings(vars(args)), getattr(args, "results", None)
-    results = named(args) if named is not None else Results()
+    inputs, results_of = readings(vars(args)), getattr(args, "results", None)
+    results = results_of(args) if results_of is not None else Results()
     for option in ("out", "work"):
         if (folder := getattr(args, option, None)) is not None:
-            check_named_file("--json", args.json, read, Path(folder), results if option == "out" else Results())
+            check_named_file("--json", args.json, inputs, Path(folder), results if option == "out" else Results())
     if getattr(args, "out", None) is None:
-        check_named_file("--json", args.json, read)
+        check_named_file("--json", args.json, inputs)
     check_report_place("--json", args.json)
 
 

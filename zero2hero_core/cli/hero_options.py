@@ -5,22 +5,16 @@ from __future__ import annotations
 import argparse
 
 from ..paper import MODES
-from .options import number_list, whole
+from .options import add_model_group, number_list, whole
 
 
 def add_hero_model_options(parser: argparse.ArgumentParser) -> None:
-    """--tiny or --model of the FLUX family, and where to compute."""
-    model = parser.add_argument_group("model", "One of --tiny and --model is needed.")
-    choice = model.add_mutually_exclusive_group(required=True)
-    choice.add_argument(
-        "--tiny", action="store_true", help="the bundled tiny DiT: for trials and rendered scenes, not real footage"
+    """The model of the FLUX family."""
+    model = add_model_group(
+        parser,
+        "tiny DiT",
+        "FLUX.1 or FLUX.2-klein: a diffusers folder, a transformer .safetensors file, or hub:owner/name",
     )
-    choice.add_argument(
-        "--model",
-        metavar="PATH",
-        help="FLUX.1 or FLUX.2-klein: a diffusers folder, a transformer .safetensors file, or hub:owner/name",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     model.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: bfloat16, CPU float32)")
     add_hero_weight_options(model)
 

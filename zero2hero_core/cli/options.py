@@ -80,34 +80,40 @@ def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False
     add_frame_options(parser, "a multiple of what the model needs (default: as the clip is; 256 with --tiny)")
 
 
-def add_frame_options(parser: argparse.ArgumentParser, rounded: str) -> None:
-    """Which frames of the clip, and at which size. rounded: what the help says of sides."""
+def add_frame_options(parser: argparse.ArgumentParser, sides: str) -> None:
+    """Which frames of the clip, and at which size. sides: what the help says of sides."""
     frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
     frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
     frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
     frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
     frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
     frames.add_argument(
-        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {rounded}"
+        "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {sides}"
     )
     frames.add_argument(
         "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"
     )
 
 
+def add_model_group(parser: argparse.ArgumentParser, tiny: str, model: str) -> argparse._ArgumentGroup:
+    """--tiny or --model, and where to compute; returns the group. tiny, model: what the help says of them."""
+    group = parser.add_argument_group("model", "One of --tiny and --model is needed.")
+    choice = group.add_mutually_exclusive_group(required=True)
+    choice.add_argument(
+        "--tiny", action="store_true", help=f"the bundled {tiny}: for trials and rendered scenes, not real footage"
+    )
+    choice.add_argument("--model", metavar="PATH", help=model)
+    group.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
+    return group
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """--tiny or --model, and where to compute."""
-    model = parser.add_argument_group("model", "One of --tiny and --model is needed.")
-    choice = model.add_mutually_exclusive_group(required=True)
-    choice.add_argument(
-        "--tiny", action="store_true", help="the bundled tiny models: for trials and rendered scenes, not real footage"
+    """The model of Stable Diffusion's family."""
+    model = add_model_group(
+        parser,
+        "tiny models",
+        "Stable Diffusion 1.5 or 2.1: a diffusers folder, a .safetensors file, or hub:owner/name to fetch it",
     )
-    choice.add_argument(
-        "--model",
-        metavar="PATH",
-        help="Stable Diffusion 1.5 or 2.1: a diffusers folder, a .safetensors file, or hub:owner/name to fetch it",
-    )
-    model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     model.add_argument(
         "--dtype",
         choices=("auto", "float32", "float16", "bfloat16"),
@@ -184,11 +190,11 @@ def add_preset(parser: argparse.ArgumentParser) -> None:
 
 def fill_preset(args: argparse.Namespace) -> None:
     """Put the preset's values where the user gave none."""
-    given = vars(args)
-    values = PRESETS.get(given.get("preset", "model"), {})
-    if values and "train_steps" in given:
-        values = values | {"train_steps": paper.training_steps(given["mode"])}
-    given |= {name: value for name, value in values.items() if name in given and given[name] is None}
+    arguments = vars(args)
+    values = PRESETS.get(arguments.get("preset", "model"), {})
+    if values and "train_steps" in arguments:
+        values = values | {"train_steps": paper.training_steps(arguments["mode"])}
+    arguments |= {name: value for name, value in values.items() if name in arguments and arguments[name] is None}
 
 
 def add_output_options(parser: argparse.ArgumentParser) -> None:

@@ -81,8 +81,8 @@ def run_train(args: argparse.Namespace) -> dict[str, Any]:
     device = str(pick_device(args.device))
     request = RecipeRequest(args.part, args.work, args.out, args.seed, args.clips, args.scale, device)
     with ConsoleListener(args) as console:
-        described = make_weights(request, console.say)
-    return {"command": "tiny train", "part": args.part, "out": str(args.out), **described}
+        facts = make_weights(request, console.say)
+    return {"command": "tiny train", "part": args.part, "out": str(args.out), **facts}
 
 
 def run_evaluate(args: argparse.Namespace) -> dict[str, Any]:

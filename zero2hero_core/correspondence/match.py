@@ -137,25 +137,25 @@ def top_k_matches(
     Raises: InputError when k is out of range or the neighbourhood holds fewer than k tokens.
     """
     count = len(anchor)
-    wanted = 1 if k == -1 else k
-    if not 1 <= wanted <= count:
+    width = 1 if k == -1 else k
+    if not 1 <= width <= count:
         raise InputError(
             f"k: expected 1 to {count} tokens on the {size_hw[0]} x {size_hw[1]} grid (or -1 for all), got {k}."
         )
     reach = count if radius is None else int(radius * max(size_hw)) + 1
-    if min(reach, size_hw[0]) * min(reach, size_hw[1]) < wanted:
+    if min(reach, size_hw[0]) * min(reach, size_hw[1]) < width:
         raise InputError(
-            f"neighbourhood: {radius:g} of the side holds fewer than {wanted} tokens in a corner; widen it or lower k."
+            f"neighbourhood: {radius:g} of the side holds fewer than {width} tokens in a corner; widen it or lower k."
         )
-    indices = torch.empty(len(target), wanted, dtype=torch.int32, device=target.device)
-    scores = torch.empty(len(target), wanted, device=target.device)
+    indices = torch.empty(len(target), width, dtype=torch.int32, device=target.device)
+    scores = torch.empty(len(target), width, device=target.device)
     for start in range(0, len(target), ROWS):
         similarity = target[start : start + ROWS] @ anchor.T
         if radius is not None:
             rows = torch.arange(start, start + len(similarity), device=target.device)
             similarity = similarity.masked_fill_(_window(rows, size_hw, radius), float("-inf"))
-        ranked = similarity if around is None else around(similarity, start)
-        best = ranked.topk(wanted, dim=1).indices
+        ranking = similarity if around is None else around(similarity, start)
+        best = ranking.topk(width, dim=1).indices
         indices[start : start + ROWS] = best.int()
         scores[start : start + ROWS] = similarity.gather(1, best)
     return indices, scores
@@ -211,16 +211,16 @@ def match_features(
     tokens = [
         (unit_tokens(resize_features(target, size)), unit_tokens(resize_features(anchor, size))) for size in sizes_hw
     ]
-    found = [
+    matches = [
         top_k_matches(a, b, level_k(k, level), size, radius, near and near(size))
         for level, ((a, b), size) in enumerate(zip(tokens, sizes_hw, strict=True))
     ]
     fine = sizes_hw[-1]
     backward, _ = top_k_matches(tokens[-1][1], tokens[-1][0], 1, fine, radius)
-    cycle = cycle_error(found[-1][0][:, 0], backward[:, 0], fine)
-    confidence = match_confidence(found[-1][1][:, 0].view(fine), cycle)
+    cycle = cycle_error(matches[-1][0][:, 0], backward[:, 0], fine)
+    confidence = match_confidence(matches[-1][1][:, 0].view(fine), cycle)
     levels = []
-    for size, (indices, scores) in zip(sizes_hw, found, strict=True):
+    for size, (indices, scores) in zip(sizes_hw, matches, strict=True):
         counts = None
         if adaptive and indices.shape[1] > 1:
             counts = adaptive_counts(resize_features(confidence[None], size)[0], indices.shape[1])

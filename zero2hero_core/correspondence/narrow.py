@@ -21,16 +21,16 @@ def narrow_matches(matches: Correspondence, k: int | str) -> Correspondence:
     Raises: InputError when fewer than k tokens were kept.
     """
     adaptive = k == "adaptive"
-    wanted = ADAPTIVE_MAX if adaptive else int(k)
+    tokens = ADAPTIVE_MAX if adaptive else int(k)
     levels = []
     for number, level in enumerate(matches.levels):
-        kept, most = level.indices.shape[1], level_k(wanted, number)
-        if kept < most and not adaptive:
+        count, most = level.indices.shape[1], level_k(tokens, number)
+        if count < most and not adaptive:
             raise InputError(
                 f"k: expected at most {matches.levels[1].indices.shape[1]}, the matches that the correspondence "
                 f"holds per token, got {k}; lower k or compute the correspondence with more."
             )
-        levels.append(_first(level, min(kept, most), matches.confidence if adaptive else None))
+        levels.append(_first(level, min(count, most), matches.confidence if adaptive else None))
     return replace(matches, levels=tuple(levels))
 
 

@@ -33,6 +33,6 @@ def matches_picture(correspondence: Correspondence, anchor: torch.Tensor, target
         return F.interpolate(colours[None].float().cpu(), size=size, mode="nearest")[0]
 
     legend = enlarge(coordinate_colours(torch.stack([x, y], -1)))
-    found = enlarge(coordinate_colours(correspondence.finest.coords_xy().cpu()))
+    matches = enlarge(coordinate_colours(correspondence.finest.coords_xy().cpu()))
     confidence = enlarge(correspondence.confidence[None].expand(3, -1, -1))
-    return torch.cat([anchor.cpu(), legend, target.cpu(), found, confidence], 2)
+    return torch.cat([anchor.cpu(), legend, target.cpu(), matches, confidence], 2)

@@ -23,10 +23,10 @@ MOTION = 0.25  # how far a token moves at most from one frame to the next
 REACH = 1 / 16  # how far its place in the anchor is corrected at once
 STILL, STAY = 5.0, 10.0  # cosine similarity that a squared distance costs: from frame to frame, and to the place
 LARGE = 0.08  # what a motion costs at most, so that a quick one is not ruled out
-LOST = 0.3  # similarity by which the best token anywhere is better when a token has been lost
+LOSS_MARGIN = 0.3  # similarity by which the best token anywhere is better when a token has been lost
 OUTSIDE = 2.0  # more than similarities can differ by
 SOFT = 0.02  # similarity that counts as much less when a place between tokens is estimated
-FEATURES_KEPT = 3  # frames
+MAX_FEATURES = 3  # frames
 
 
 def token_places(size_hw: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
@@ -57,8 +57,8 @@ def between_tokens(similarity: torch.Tensor, best: torch.Tensor, size_hw: tuple[
 def read_places(places: torch.Tensor, at: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
     """Places (N, 2) of a frame's tokens, read at points `at` (R, 2) of the frame, bilinear."""
     grid = places.T.unflatten(1, size_hw)[None]
-    read = F.grid_sample(grid, (at * 2 - 1)[None, None], padding_mode="border", align_corners=False)
-    return read[0, :, 0].T
+    values = F.grid_sample(grid, (at * 2 - 1)[None, None], padding_mode="border", align_corners=False)
+    return values[0, :, 0].T
 
 
 def follow_tokens(
@@ -73,7 +73,7 @@ def follow_tokens(
     Args: target, previous, anchor: unit vectors (N, C) of the frame, of the one before it on the way from the anchor,
     and of the anchor, on one grid; places: of the tokens of `previous`.
     """
-    found, own = torch.empty_like(places), token_places(size_hw, places.device)
+    matches, own = torch.empty_like(places), token_places(size_hw, places.device)
     for start in range(0, len(target), ROWS):
         rows = slice(start, start + ROWS)
         away = distances(own[rows], size_hw)
@@ -82,11 +82,11 @@ def follow_tokens(
         before = read_places(places, between_tokens(alike, alike.argmax(1), size_hw), size_hw)
         similarity = target[rows] @ anchor.T
         near = near_places(similarity, before, size_hw, REACH)
-        chosen, (most, best) = near.argmax(1), similarity.max(1)
-        lost = most - similarity.gather(1, chosen[:, None])[:, 0] > LOST
-        here = between_tokens(near, chosen, size_hw)
-        found[rows] = torch.where(lost[:, None], between_tokens(similarity, best, size_hw), here)
-    return found
+        indices, (most, best) = near.argmax(1), similarity.max(1)
+        lost = most - similarity.gather(1, indices[:, None])[:, 0] > LOSS_MARGIN
+        here = between_tokens(near, indices, size_hw)
+        matches[rows] = torch.where(lost[:, None], between_tokens(similarity, best, size_hw), here)
+    return matches
 
 
 def near_places(similarity: torch.Tensor, places: torch.Tensor, size_hw: tuple[int, int], reach: float) -> torch.Tensor:
@@ -133,7 +133,7 @@ class ClipTrack:
         """Features of a frame; those of the last few are kept."""
         if index not in self._features:
             self._features[index] = self._compute(self.clip[index] if frame is None else frame, index)
-            if len(self._features) > FEATURES_KEPT:
+            if len(self._features) > MAX_FEATURES:
                 self._features.pop(next(iter(self._features)))
         return self._features[index]
 
@@ -147,17 +147,19 @@ class ClipTrack:
         low, high = sorted((index, self.anchor_index))
         way = [n for n in self.clip if low <= n <= high and n != self.anchor_index]
         way.sort(key=lambda n: abs(n - self.anchor_index))
-        done = max((place + 1 for place, n in enumerate(way) if n in self._places), default=0)
-        last = way[done - 1] if done else self.anchor_index
-        fixed = self._tokens(anchor)
-        for following in way[done:]:
+        count = max((place + 1 for place, n in enumerate(way) if n in self._places), default=0)
+        last = way[count - 1] if count else self.anchor_index
+        anchor_tokens = self._tokens(anchor)
+        for following in way[count:]:
             at_anchor = last == self.anchor_index
-            previous = fixed if at_anchor else self._tokens(self.features(last))
-            places = token_places(self.size_hw, fixed.device) if at_anchor else self._places[last].to(fixed)
+            previous = anchor_tokens if at_anchor else self._tokens(self.features(last))
+            places = (
+                token_places(self.size_hw, anchor_tokens.device) if at_anchor else self._places[last].to(anchor_tokens)
+            )
             target = self._tokens(self.features(following))
-            self._places[following] = follow_tokens(target, previous, fixed, places, self.size_hw).cpu()
+            self._places[following] = follow_tokens(target, previous, anchor_tokens, places, self.size_hw).cpu()
             last = following
-        return self._places[index].to(fixed) if way else token_places(self.size_hw, fixed.device)
+        return self._places[index].to(anchor_tokens) if way else token_places(self.size_hw, anchor_tokens.device)
 
     def _tokens(self, features: torch.Tensor) -> torch.Tensor:
         return unit_tokens(resize_features(features, self.size_hw))

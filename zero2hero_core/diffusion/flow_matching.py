@@ -23,8 +23,8 @@ def flow_sigmas(num_inference_steps: int, mu: float | None = None) -> torch.Tens
     sigmas = torch.linspace(1, 0, num_inference_steps + 1)
     if mu is None:
         return sigmas
-    grown = math.exp(mu)
-    return torch.where(sigmas > 0, grown / (grown + 1 / sigmas.clamp_min(1e-9) - 1), sigmas)
+    growth = math.exp(mu)
+    return torch.where(sigmas > 0, growth / (growth + 1 / sigmas.clamp_min(1e-9) - 1), sigmas)
 
 
 def flux1_mu(tokens: int, steps: int) -> float:

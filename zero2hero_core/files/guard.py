@@ -25,7 +25,7 @@ from .names import temporary_name
 
 LOCKS = (".zero2hero.lock", ".zero2hero.locked")  # see `files.lock`; they are no content of a folder
 _NAMES = ".names.json"
-_STAGED = re.compile(r"\.zero2hero-[\w-]+\.(new|whole)")
+_STAGING_NAME = re.compile(r"\.zero2hero-[\w-]+\.(new|whole)")
 _PARTIAL = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.partial(?P<suffix>\.\w+)?")
 
 Identity = tuple[int, int] | str
@@ -57,11 +57,11 @@ class Results:
 
     def existing(self, out: Path) -> list[Path]:
         """Files that an earlier run has left in `out`; those of `folders` are not listed."""
-        found = [out / name for name in self.files if os.path.lexists(out / name)]
+        paths = [out / name for name in self.files if os.path.lexists(out / name)]
         for name, pattern in self.series:
             if (out / name).is_dir():
-                found += sorted(file for file in (out / name).iterdir() if re.fullmatch(pattern, file.name))
-        return found
+                paths += sorted(file for file in (out / name).iterdir() if re.fullmatch(pattern, file.name))
+        return paths
 
     def parts(self) -> tuple[str, ...]:
         """Names of the sub folders of the first level that hold results."""
@@ -91,20 +91,20 @@ def identity(path: Path) -> Identity | None:
 
 
 def _numbers(path: Path) -> tuple[int, int]:
-    found = os.stat(path)
-    return found.st_dev, found.st_ino
+    status = os.stat(path)
+    return status.st_dev, status.st_ino
 
 
 def check_apart(out: Path, results: Results, readings: Iterable[Reading]) -> None:
     """Raise `InputError` when a command that writes `results` in `out` would replace or remove what it reads, or put
     pictures among those that it reads."""
     existing = {identity(file): file for file in results.existing(out)}
-    owned = {identity(out / name): out / name for name in results.folders}
-    owned |= {identity(folder): folder for folder in out.glob(".zero2hero-*") if _STAGED.fullmatch(folder.name)}
-    pictured = [out / name for name, _ in results.series]
-    pictured += [(out / name).parent for name in results.files if name.lower().endswith(".png")]
-    places = {identity(folder): folder for folder in pictured}
-    for table in (existing, owned, places):
+    folders = {identity(out / name): out / name for name in results.folders}
+    folders |= {identity(folder): folder for folder in out.glob(".zero2hero-*") if _STAGING_NAME.fullmatch(folder.name)}
+    picture_folders = [out / name for name, _ in results.series]
+    picture_folders += [(out / name).parent for name in results.files if name.lower().endswith(".png")]
+    places = {identity(folder): folder for folder in picture_folders}
+    for table in (existing, folders, places):
         table.pop(None, None)
     for reading in readings:
         for file in reading.files:
@@ -115,8 +115,8 @@ def check_apart(out: Path, results: Results, readings: Iterable[Reading]) -> Non
                     "folder first."
                 )
         for path in (*reading.files, *reading.folders):
-            for folder in (path, *path.parents, *_resolved(path).parents) if owned else ():
-                if target := owned.get(identity(folder)):
+            for folder in (path, *path.parents, *_resolve(path).parents) if folders else ():
+                if target := folders.get(identity(folder)):
                     raise InputError(
                         f"{reading.option} {reading.name}: lies in {target}, which this run replaces; choose another "
                         f"{setting('out')} or name, or copy it to another folder first."
@@ -141,28 +141,28 @@ def check_named_file(
     if out is None:
         return
     # What does not exist yet is compared by names, without their case, which some file systems do not tell apart.
-    place, folder = _folded(path), _folded(out)
+    place, folder = _fold(path), _fold(out)
     if place == folder or place in folder.parents:
         raise InputError(
             f"{option} {path}: expected a file of its own, but {setting('out')} {out} needs this place; choose another."
         )
     for target in results.existing(out) if results else ():
         if number is not None and number == identity(target):
-            place = _folded(target)
+            place = _fold(target)
     for name in results.files if results else ():
-        target = _folded(out / name)
+        target = _fold(out / name)
         if target == place or target in place.parents:
             raise InputError(f"{problem} {out / name} is written by the run anyway; choose another name.")
     for name, pattern in results.series if results else ():
-        if place.parent == _folded(out / name) and re.fullmatch(pattern, place.name):
+        if place.parent == _fold(out / name) and re.fullmatch(pattern, place.name):
             raise InputError(f"{problem} the run writes it in {out / name}; choose another name.")
 
 
-def _folded(path: Path) -> Path:
+def _fold(path: Path) -> Path:
     return Path(os.path.realpath(path).casefold())
 
 
-def _resolved(path: Path) -> Path:
+def _resolve(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
@@ -230,7 +230,7 @@ def _staging(out: Path, command: str, state: str) -> Path:
 
 def final_path(path: Path) -> Path:
     """Where a file lies in the end that is being made in a folder of `staged`."""
-    return Path(*(part for part in path.parts if not _STAGED.fullmatch(part)))
+    return Path(*(part for part in path.parts if not _STAGING_NAME.fullmatch(part)))
 
 
 def _files(folder: Path) -> list[Path]:

@@ -54,11 +54,11 @@ def locked_folder(folder: Path, command: str, parts: Sequence[str] = ()) -> Iter
     Raises: InputError that names who holds it (command, process, machine, since when), or why it cannot be locked.
     """
     try:
-        made = _make(folder)
+        folders = _make(folder)
     except OSError as error:
         raise InputError(f"{folder}: cannot be made ({error.strerror}); choose another folder.") from error
     try:
-        with _registered(folder) as first:
+        with _register(folder) as first:
             if not first:
                 yield
                 return
@@ -75,7 +75,7 @@ def locked_folder(folder: Path, command: str, parts: Sequence[str] = ()) -> Iter
             finally:
                 release()
     finally:
-        for path in made:
+        for path in folders:
             with suppress(OSError):  # unless something is in it
                 path.rmdir()
 
@@ -88,37 +88,37 @@ def _make(folder: Path) -> list[Path]:
 
 
 @contextmanager
-def _registered(folder: Path) -> Iterator[bool]:
+def _register(folder: Path) -> Iterator[bool]:
     """Yields whether the folder is locked for the first time. Raises: InputError when another thread holds it."""
     key, thread = identity(folder), threading.get_ident()
     assert key is not None
     with _registry:
-        held = _held.get(key)
-        if held is not None and held.process != os.getpid():  # of the process that this one was forked from
-            held = None
-        if held is not None and held.thread != thread:
+        entry = _held.get(key)
+        if entry is not None and entry.process != os.getpid():  # of the process that this one was forked from
+            entry = None
+        if entry is not None and entry.thread != thread:
             raise InputError(
                 f"{folder}: in use by another job of this process ({os.getpid()}); wait for it to end, or choose "
                 "another folder."
             )
-        if held is None:
-            held = _held[key] = _Held(thread, 0, os.getpid())
-        held.depth += 1
-        first = held.depth == 1
+        if entry is None:
+            entry = _held[key] = _Held(thread, 0, os.getpid())
+        entry.depth += 1
+        first = entry.depth == 1
     try:
         yield first
     finally:
         with _registry:
-            held.depth -= 1
-            if not held.depth:
+            entry.depth -= 1
+            if not entry.depth:
                 del _held[key]
 
 
 def _ours(folder: Path) -> bool:
     key = identity(folder)
     with _registry:
-        held = None if key is None else _held.get(key)
-        return held is not None and held.process == os.getpid()
+        entry = None if key is None else _held.get(key)
+        return entry is not None and entry.process == os.getpid()
 
 
 def _check_parents(folder: Path) -> None:
@@ -140,8 +140,8 @@ def _holder(folder: Path) -> dict[str, Any] | None:
         about = _read(folder / LOCKED)
         return about if about and not _is_dead(about) else None
     try:
-        taken = _lock(descriptor)
-        return None if taken else _read(folder / LOCK) or {}
+        success = _lock(descriptor)
+        return None if success else _read(folder / LOCK) or {}
     except Unsupported:
         return None
     finally:
@@ -169,7 +169,7 @@ def _acquire(folder: Path, about: dict[str, Any]) -> Any:
             folder.mkdir(parents=True, exist_ok=True)
             continue
         try:
-            taken = _lock(descriptor)
+            success = _lock(descriptor)
         except Unsupported:
             os.close(descriptor)
             with suppress(OSError):
@@ -178,7 +178,7 @@ def _acquire(folder: Path, about: dict[str, Any]) -> Any:
         except BaseException:
             os.close(descriptor)
             raise
-        if not taken:
+        if not success:
             os.close(descriptor)
             raise _in_use(folder, _read(path) or {})
         if _is_at(descriptor, path):

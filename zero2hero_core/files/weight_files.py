@@ -21,27 +21,27 @@ def hub_file(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name
 
 
-def find_weights(name: str, given: str | Path | None, url: str, need: str, *, offer: str = "download it") -> Weights:
-    """The weights of a published file: from `given`, else from torch.hub's folder.
+def find_weights(name: str, path: str | Path | None, url: str, need: str, *, offer: str = "download it") -> Weights:
+    """The weights of a published file: from `path`, else from torch.hub's folder.
 
     Args:
         name: what the caller's argument is called in messages.
-        given: the file; None looks for `hub_file(url)`.
+        path: the file; None looks for `hub_file(url)`.
         url: where the file can be had.
         need: the start of the message: what needs which weights, and their size.
         offer: what else the message advises, followed by "from URL to FOLDER".
     Raises: InputError when the file is missing, or not readable as named torch weights.
     """
-    file = hub_file(url) if given is None else Path(given)
-    if given is None and not file.is_file():
+    file = hub_file(url) if path is None else Path(path)
+    if path is None and not file.is_file():
         raise InputError(
             f"{need}, and they are not here: pass the file {file.name} as {name}, or {offer} from {url} to "
-            f"{_shown(file.parent)}. Nothing is downloaded unasked."
+            f"{_short_path(file.parent)}. Nothing is downloaded unasked."
         )
     return read_weights(name, file)
 
 
-def _shown(folder: Path) -> str:
+def _short_path(folder: Path) -> str:
     """A folder in a message, without the name of the user where it is one of theirs: messages end up on pages."""
     home = Path.home()
     return f"~/{folder.relative_to(home)}" if folder.is_relative_to(home) else str(folder)

@@ -13,7 +13,7 @@ from .guard import check_regular
 from .names import check_name, temporary_name
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_REFUSALS = (errno.EACCES, errno.EPERM, errno.EROFS)
 _NO_PLACE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.EINVAL)
 
 
@@ -85,7 +85,7 @@ def explained(target: Path, *kinds: type[Exception]) -> Iterator[None]:
             raise Zero2HeroError(
                 f"{target}: no space left on the disk; nothing was kept. Free some and repeat."
             ) from error
-        if number in _REFUSED:
+        if number in _REFUSALS:
             raise InputError(f"{target}: the folder {target.parent} is not writable; choose another one.") from error
         if number in _NO_PLACE:
             raise InputError(f"{target}: cannot be written ({reason}); choose another place.") from error

@@ -49,12 +49,12 @@ def load_raft(weights: str | Path | None = None, *, device: torch.device | str =
         height, width = source.shape[-2:]
         left, right = _padding(width)
         top, bottom = _padding(height)
-        scaled = (picture[None].detach().to(device, torch.float32).clamp(0, 1) * 2 - 1 for picture in (source, target))
-        flow = network(*(F.pad(picture, (left, right, top, bottom), mode="replicate") for picture in scaled))[-1][0]
-        cut: torch.Tensor = (
+        inputs = (picture[None].detach().to(device, torch.float32).clamp(0, 1) * 2 - 1 for picture in (source, target))
+        flow = network(*(F.pad(picture, (left, right, top, bottom), mode="replicate") for picture in inputs))[-1][0]
+        inner: torch.Tensor = (
             flow[:, top : top + height, left : left + width].permute(1, 2, 0).contiguous().to(source.device)
         )
-        return cut
+        return inner
 
     return raft_flow
 

@@ -52,8 +52,8 @@ def warp_backward(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     y = torch.arange(height, device=values.device)[:, None] + flow[..., 1]
     # grid_sample counts from -1 to 1 over the outer edges of the border pixels (align_corners=False).
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
-    moved = F.grid_sample(values[None].to(exact), grid, mode="bilinear", padding_mode="border", align_corners=False)
-    return moved[0].to(values.dtype)
+    samples = F.grid_sample(values[None].to(exact), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return samples[0].to(values.dtype)
 
 
 def chain_flows(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

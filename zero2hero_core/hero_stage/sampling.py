@@ -41,10 +41,10 @@ class RestoreSettings:
             check_range("strength", value, 0, 100)
 
     @classmethod
-    def suited(cls, advice: Mapping[str, Any], **given: Any) -> RestoreSettings:
+    def suited(cls, advice: Mapping[str, Any], **values: Any) -> RestoreSettings:
         """Settings from what is given, else from a model's advice (`DiTSurface.recommended`), else the defaults."""
-        names = {known.name for known in fields(cls)}
-        return cls(**{name: value for name, value in advice.items() if name in names} | given)
+        names = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in advice.items() if name in names} | values)
 
     def strength(self, place: int, count: int) -> float:
         """Strength of condition `place` of `count`."""
@@ -68,7 +68,7 @@ def run_conditions(
     Args: kinds: what each shows, of `KINDS`; it decides the place in the position ids where the family has one.
     inputs: packed latents (B, C, h, w), one per condition.
     """
-    done = []
+    results = []
     for place, (kind, packed) in enumerate(zip(kinds, inputs, strict=True)):
         check_shape(f"condition {place + 1} ({kind})", packed, ("N", backbone.channels, "h", "w"))
         strength = 1.0 if strengths is None else strengths[place]
@@ -81,8 +81,8 @@ def run_conditions(
                 condition = backbone.condition(
                     packed, KINDS.index(kind), noise_hw, guidance=guidance, strength=strength
                 )
-        done.append(condition)
-    return done
+        results.append(condition)
+    return results
 
 
 @torch.no_grad()
@@ -107,14 +107,14 @@ def restore_latents(
     conditions = run_conditions(backbone, lora, kinds, inputs, (h, w), guidance=guidance, strengths=strengths)
     steps = settings.num_inference_steps
     sigmas = flow_sigmas(steps, backbone.family.mu(h * w, steps) if backbone.family.mu else None)
-    total, done = torch.zeros(1, device=backbone.device), 0
+    total, step_count = torch.zeros(1, device=backbone.device), 0
     for start in noise.unflatten(0, (-1, settings.samples)).unbind(1):  # one after the other: memory of one
         x = start.to(backbone.device, torch.float32)
         for sigma, following in pairwise(sigmas):
             velocity = backbone.velocity(x, sigma.expand(len(x)), conditions, guidance=guidance)
             x = x + velocity * float(following - sigma)
-            done += 1
+            step_count += 1
             if progress:
-                progress(done)
+                progress(step_count)
         total = total + x / settings.samples
     return total

@@ -58,8 +58,8 @@ class HeroStage(Generic[DiT]):
         for index in indices:
             seed = self.settings.seed if self.same_noise else (self.settings.seed * 1_000_003 + index + 1) % 2**63
             generator = torch.Generator().manual_seed(seed)
-            drawn = torch.randn((samples + 1) // 2, self.backbone.channels, *size_hw, generator=generator)
-            rows.append(torch.stack([drawn, -drawn], 1).flatten(0, 1)[:samples])
+            noise = torch.randn((samples + 1) // 2, self.backbone.channels, *size_hw, generator=generator)
+            rows.append(torch.stack([noise, -noise], 1).flatten(0, 1)[:samples])
         return torch.cat(rows)
 
     def restore(self, zero: torch.Tensor | None, frames: torch.Tensor | None, indices: Sequence[int]) -> torch.Tensor:
@@ -69,10 +69,10 @@ class HeroStage(Generic[DiT]):
         shows them; indices: places of the frames in the clip. H and W are multiples of the backbone's `multiple`.
         Raises: InputError for missing pictures, ShapeError for a wrong number or size of them.
         """
-        given = {"zero": zero, "frame": frames}
+        sources = {"zero": zero, "frame": frames}
         inputs = []
         for kind in self.kinds:
-            pictures = given[kind]
+            pictures = sources[kind]
             if pictures is None:
                 raise InputError(f"Hero-Stage: expected pictures for the condition '{kind}', got none.")
             check_images(kind, pictures)

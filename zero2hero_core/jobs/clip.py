@@ -119,9 +119,9 @@ def start_is(name: str) -> Iterator[None]:
 
 
 def open_clip(
-    request: ClipRequest, multiple: int, notes: Notes | None = None, wanted: Sequence[int] | None = None
+    request: ClipRequest, multiple: int, notes: Notes | None = None, numbers: Sequence[int] | None = None
 ) -> Clip:
-    """The frames that the request chooses (or `wanted`, sorted), and the anchor.
+    """The frames that the request chooses (or `numbers`, sorted), and the anchor.
 
     Args: multiple: of which the sides are made multiples. notes: what a user should know of the clip is told there.
     Raises: InputError when the clip cannot be read or has no such frames.
@@ -129,8 +129,8 @@ def open_clip(
     anchor = request.start if request.anchor is None else request.anchor
     with start_is("anchor" if request.anchor is not None else "start"):
         original = open_frames(request.video, start=anchor, maximum=1, multiple=1)
-    with start_is("frames" if wanted else "start"):
-        start, stop = (wanted[0], wanted[-1] + 1) if wanted else (request.start, request.stop)
+    with start_is("frames" if numbers else "start"):
+        start, stop = (numbers[0], numbers[-1] + 1) if numbers else (request.start, request.stop)
         source = open_frames(
             request.video,
             start=start,
@@ -141,14 +141,14 @@ def open_clip(
             policy=request.policy,
             multiple=multiple,
         )
-    if wanted and wanted[-1] > (last := source.index_of(len(source) - 1)):
+    if numbers and numbers[-1] > (last := source.index_of(len(source) - 1)):
         raise InputError(
-            f"{setting('frames')}: expected 0 to {last} (the clip has {last + 1} frames), got {wanted[-1]}."
+            f"{setting('frames')}: expected 0 to {last} (the clip has {last + 1} frames), got {numbers[-1]}."
         )
     if notes is not None:
         for text in source.notes:
             notes.add(text)
-    places = [index - wanted[0] for index in wanted] if wanted else list(range(len(source)))
+    places = [index - numbers[0] for index in numbers] if numbers else list(range(len(source)))
     indices = [source.index_of(place) for place in places]
     with original:
         picture = resize_frames(original.frames([0]), source.size_hw, request.policy)[0]
@@ -167,17 +167,17 @@ def read_reference(path: str, clip: Clip, notes: Notes) -> torch.Tensor:
     picture = read_image(path)[None]
     for text in image_notes(path):
         notes.add(f"the reference: {text}")
-    fitted = clip.fit(picture)
-    if fitted is None:
+    frame = clip.fit(picture)
+    if frame is None:
         (h, w), (native_h, native_w) = picture.shape[-2:], clip.native_hw
         notes.add(
             f"the reference ({w} x {h}) has another aspect ratio than the clip ({native_w} x {native_h}): "
             "its centre was cut out; edit the anchor without cropping it for an exact match"
         )
-        fitted = resize_frames(picture, clip.size_hw, "crop")
-    if same_picture(fitted[0], clip.anchor):
+        frame = resize_frames(picture, clip.size_hw, "crop")
+    if same_picture(frame[0], clip.anchor):
         notes.add("the reference is the anchor itself, so the clip keeps its look")
-    return fitted[0]
+    return frame[0]
 
 
 def same_picture(a: torch.Tensor, b: torch.Tensor) -> bool:

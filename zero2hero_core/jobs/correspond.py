@@ -60,13 +60,13 @@ def run(request: CorrespondRequest, listener: Listener) -> dict[str, Any]:
 
 
 def _run(request: CorrespondRequest, out: Path, listener: Listener) -> dict[str, Any]:
-    started, notes = time.perf_counter(), Notes(listener)
+    start, notes = time.perf_counter(), Notes(listener)
     backbone = load_unet(request.model, request.settings.prompt)
-    chosen = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else None))
-    clip = open_clip(chosen, backbone.multiple, notes, request.frames)
+    clip_request = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else None))
+    clip = open_clip(clip_request, backbone.multiple, notes, request.frames)
     anchor = request.clip.anchor or 0
     matcher = Matcher(backbone, clip.anchor, anchor, clip.by_index(), request.settings)
-    correspondence = matcher.match(clip.indices, listener, {"video sha256": file_digest(chosen.video)})
+    correspondence = matcher.match(clip.indices, listener, {"video sha256": file_digest(clip_request.video)})
     out.mkdir(parents=True, exist_ok=True)
     save_correspondences(out / FILE, correspondence, overwrite=request.overwrite)
     _write_picture(out / PICTURE, clip, correspondence.frames, request)
@@ -79,7 +79,7 @@ def _run(request: CorrespondRequest, out: Path, listener: Listener) -> dict[str,
         "frames": rows,
         "mean": {name: sum(row[name] for row in rows) / len(rows) for name in rows[0] if name != "index"},
         "notes": notes,
-        "seconds": {**matcher.seconds, "total": time.perf_counter() - started},
+        "seconds": {**matcher.seconds, "total": time.perf_counter() - start},
     }
     write_json(out / REPORT, report)
     for row in rows:

@@ -57,8 +57,8 @@ class EditRequest:
     batch: int = 2
 
     def __post_init__(self) -> None:
-        named = [self.zero_model, self.hero_model]
-        if self.tiny == any(named) or (not self.tiny and not all(named)):
+        models = [self.zero_model, self.hero_model]
+        if self.tiny == any(models) or (not self.tiny and not all(models)):
             raise InputError(
                 f"models: expected {setting('tiny')}, or {setting('zero_model')} together with {setting('hero_model')}."
             )
@@ -105,7 +105,7 @@ def run(request: EditRequest, listener: Listener) -> dict[str, Any]:
 
 def _run(request: EditRequest, out: Path, listener: Listener) -> dict[str, Any]:
     _check(request, out)
-    started = time.perf_counter()
+    start = time.perf_counter()
     if request.output.overwrite and out != Path(request.output.out):  # of an edit that did not end nothing is taken up
         clear(out)
     with _kept(out):
@@ -115,7 +115,7 @@ def _run(request: EditRequest, out: Path, listener: Listener) -> dict[str, Any]:
     report |= {"parts": {name: part for name, part in reports.items() if name != "restore"}}
     report["notes"] = list(dict.fromkeys(note for part in reports.values() for note in part["notes"]))
     report["seconds"] |= {f"part {name}": value for name, value in seconds.items()}
-    report["seconds"]["total"] = round(time.perf_counter() - started, 3)
+    report["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / "report.json", report)
     return report
 
@@ -208,12 +208,12 @@ class _Parts:
             state = read_state(begun_in(self.out, "hero restore") / restore.STATE)
             if state.get("lora 0 sha256") != file_digest(str(lora)):
                 output = replace(output, resume=False, overwrite=True)
-        given = request.output
+        options = request.output
         part = restore.RestoreRequest(
             clip=replace(request.clip, size=None, anchor=None),
             model=request.hero,
             restoring=request.restoring,
-            output=replace(given, out=output.out, resume=output.resume, overwrite=output.overwrite),
+            output=replace(options, out=output.out, resume=output.resume, overwrite=output.overwrite),
             zero=tuple(folders),
             lora=(str(lora),),
             batch=request.batch,

@@ -121,14 +121,14 @@ class FrameJob(ABC):
 
         Raises: Unfinished when interrupted, cancelled or out of memory; the finished frames are kept.
         """
-        started = time.perf_counter()
+        start = time.perf_counter()
         self._begin(state)
         reused = len(self.done)
         try:
             self._edit_missing(listener)
-            written = time.perf_counter()
+            video_start = time.perf_counter()
             self._write_video(state, listener)
-            self.seconds["video"] = time.perf_counter() - written
+            self.seconds["video"] = time.perf_counter() - video_start
         except (KeyboardInterrupt, Zero2HeroError) as error:
             if isinstance(error, InputError):
                 raise
@@ -136,7 +136,7 @@ class FrameJob(ABC):
             raise Unfinished(
                 f"{what}; {len(self.done)} of {len(self.clip.indices)} frames are finished in {self.out / FRAMES}"
             ) from error
-        self.seconds["total"] = time.perf_counter() - started
+        self.seconds["total"] = time.perf_counter() - start
         report = self._report(state, reused)
         write_json(self.out / REPORT, report)
         self._say(report, listener)
@@ -195,14 +195,14 @@ class FrameJob(ABC):
         """What the report says beyond the frames."""
         return {}
 
-    def report_row(self, index: int, edited: torch.Tensor, frame: torch.Tensor, more: dict[str, Any]) -> None:
+    def report_row(self, index: int, picture: torch.Tensor, frame: torch.Tensor, more: dict[str, Any]) -> None:
         """Keep what is reported of a frame. Raises: Zero2HeroError when the model gave no numbers."""
-        if not bool(torch.isfinite(edited).all()):
+        if not bool(torch.isfinite(picture).all()):
             raise Zero2HeroError(
                 f"the model gave values that are no numbers; try {setting('dtype')} float32 or bfloat16"
             )
-        row: dict[str, Any] = {"psnr_to_input": float(psnr(edited[None], frame[None]))}
-        self.rows[index] = row | {"unchanged": same_picture(edited, frame)} | more
+        row: dict[str, Any] = {"psnr_to_input": float(psnr(picture[None], frame[None]))}
+        self.rows[index] = row | {"unchanged": same_picture(picture, frame)} | more
 
     def _write_video(self, state: dict[str, Any], listener: Listener) -> None:
         made_by = f"zero2hero {__version__}"
@@ -221,7 +221,7 @@ class FrameJob(ABC):
         rows = [
             {"index": i, "file": f"{FRAMES}/{self.path_of(i).name}"} | self.rows.get(i, {}) for i in self.clip.indices
         ]
-        edited, seconds = len(self.rows), self.seconds | self.part_seconds()
+        new, seconds = len(self.rows), self.seconds | self.part_seconds()
         per_frame = sum(value for part, value in self.part_seconds().items() if part != "reference")
         return {
             "command": self.command,
@@ -236,11 +236,11 @@ class FrameJob(ABC):
             **more,
             "notes": self.notes,
             "seconds": {name: round(value, 3) for name, value in seconds.items()},
-            "seconds_per_frame": round(per_frame / edited, 3) if edited else None,
+            "seconds_per_frame": round(per_frame / new, 3) if new else None,
         }
 
     def _say(self, report: dict[str, Any], listener: Listener) -> None:
         count, reused = report["count"], report["reused"]
-        kept = f" ({reused} from before)" if reused else ""
+        before = f" ({reused} from before)" if reused else ""
         sound = ", with sound" if report["audio"] else ""
-        listener.say(f"{count} frames{kept}, {report['fps']:g} per second{sound}: {report['video']}")
+        listener.say(f"{count} frames{before}, {report['fps']:g} per second{sound}: {report['video']}")

@@ -36,8 +36,8 @@ class TrainingChoice:
     patience: int = 0
 
     def settings(self, advice: Mapping[str, Any]) -> HeroSettings:
-        """Settings: what the user said, else what suits the model (`DiTBackbone.recommended`), else the defaults."""
-        chosen = {
+        """Settings: what the user said, else what suits the model (`DiTSurface.recommended`), else the defaults."""
+        values = {
             "rank": self.rank,
             "learning_rate": self.learning_rate,
             "decay": self.decay,
@@ -51,7 +51,7 @@ class TrainingChoice:
         }
         return HeroSettings.suited(
             advice,
-            **{name: value for name, value in chosen.items() if value is not None},
+            **{name: value for name, value in values.items() if value is not None},
             mode=self.mode,
             alpha=self.alpha,
             layers=tuple(self.lora_layers),
@@ -74,10 +74,10 @@ class RestoreChoice:
 
     def settings(self, advice: Mapping[str, Any]) -> RestoreSettings:
         """Settings, in the order of preference of `TrainingChoice.settings`."""
-        chosen = {"num_inference_steps": self.sample_steps, "samples": self.samples}
+        values = {"num_inference_steps": self.sample_steps, "samples": self.samples}
         return RestoreSettings.suited(
             advice,
-            **{name: value for name, value in chosen.items() if value is not None},
+            **{name: value for name, value in values.items() if value is not None},
             guidance_scale=self.hero_guidance,
             seed=self.noise_seed,
             strengths=tuple(self.strength),

@@ -18,7 +18,7 @@ from ..zero_stage.stage import ZeroStage
 from .listener import Listener, Notes
 
 MANY_WEAK = 0.5  # share of weak matches from which they are warned of
-DESCRIBED = ("k", "timestep", "block", "ensemble", "neighbourhood", "track", "prompt", "seed")
+SOURCE_SETTINGS = ("k", "timestep", "block", "ensemble", "neighbourhood", "track", "prompt", "seed")
 
 
 class Matcher:
@@ -49,13 +49,13 @@ class Matcher:
         self, indices: Iterable[int], listener: Listener, facts: Mapping[str, str | None] | None = None
     ) -> ClipCorrespondence:
         """The matches of the frames with these indices, on the CPU. facts: what else to say of where they come from."""
-        stage, wanted, matches = self._stage, list(indices), {}
-        for number, index in enumerate(wanted):
+        stage, order, matches = self._stage, list(indices), {}
+        for number, index in enumerate(order):
             matches[index] = stage.correspond(self._frames[index], index).cpu()
-            listener.progress("matching", number + 1, len(wanted))
-        used = asdict(stage.settings)
-        source = {"model": stage.backbone.name, **(facts or {}), **{name: used[name] for name in DESCRIBED}}
-        h, w = self._frames[wanted[0]].shape[-2:]
+            listener.progress("matching", number + 1, len(order))
+        settings = asdict(stage.settings)
+        source = {"model": stage.backbone.name, **(facts or {}), **{name: settings[name] for name in SOURCE_SETTINGS}}
+        h, w = self._frames[order[0]].shape[-2:]
         return ClipCorrespondence(matches, (h, w), stage.anchor_index, source)
 
 
@@ -81,10 +81,10 @@ def narrowed(correspondence: ClipCorrespondence, k: int | str, notes: Notes) -> 
     if k == -1:
         return None
     frames = correspondence.frames
-    if k == "adaptive" and (kept := min(one.levels[1].indices.shape[1] for one in frames.values())) < ADAPTIVE_MAX:
+    if k == "adaptive" and (count := min(one.levels[1].indices.shape[1] for one in frames.values())) < ADAPTIVE_MAX:
         notes.add(
-            f"{setting('tokens')} adaptive reads up to {ADAPTIVE_MAX} matches, the correspondence holds {kept} of each "
-            f"part; set {setting('max_k')} of DIFTCorrespondence to {ADAPTIVE_MAX}."
+            f"{setting('tokens')} adaptive reads up to {ADAPTIVE_MAX} matches, the correspondence holds {count} of "
+            f"each part; set {setting('max_k')} of DIFTCorrespondence to {ADAPTIVE_MAX}."
         )
     return {index: narrow_matches(matches, k) for index, matches in frames.items()}
 

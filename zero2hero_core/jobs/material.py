@@ -31,14 +31,14 @@ class Material:
     def latents(self, backbone: DiTBackbone, settings: HeroSettings) -> ClipLatents:
         """Latents that the mode draws its pairs from."""
         anchors, target = list(self.references), self.zero_target
-        wanted = anchors if target is None else list(target)
+        indices = anchors if target is None else list(target)
         return encode_clip(
             backbone,
             settings,
             references=self.references,
             zero={index: self.zero[index] for index in anchors} if "zero" in settings.kinds else {},
-            frames={index: self.frames[index] for index in dict.fromkeys((*wanted, *anchors))},
-            zero_target={} if target is None else {index: target[index] for index in wanted},
+            frames={index: self.frames[index] for index in dict.fromkeys((*indices, *anchors))},
+            zero_target={} if target is None else {index: target[index] for index in indices},
         )
 
     def restored(self, stage: HeroStage[Any], indices: Sequence[int]) -> torch.Tensor:

@@ -18,17 +18,17 @@ def make_request(kind: type[Request], values: Mapping[str, Any]) -> Request:
     Names that the request does not know are passed over; see `check_names`. Raises: InputError for one that is missing,
     and what the request itself refuses.
     """
-    hints, chosen = get_type_hints(kind), {}
+    hints, arguments = get_type_hints(kind), {}
     for field in fields(kind):  # type: ignore[arg-type]  # a dataclass, which TypeVar cannot say
         inner = hints[field.name]
         if isinstance(inner, type) and is_dataclass(inner):
             whole = values.get(field.name)
-            chosen[field.name] = whole if isinstance(whole, inner) else make_request(inner, values)
+            arguments[field.name] = whole if isinstance(whole, inner) else make_request(inner, values)
         elif field.name in values:
-            chosen[field.name] = values[field.name]
+            arguments[field.name] = values[field.name]
         elif field.default is MISSING and field.default_factory is MISSING:
             raise InputError(f"{setting(field.name)}: is needed; give it.")
-    return kind(**chosen)
+    return kind(**arguments)
 
 
 def request_names(kind: type[Any]) -> list[str]:
@@ -42,11 +42,11 @@ def request_names(kind: type[Any]) -> list[str]:
 
 def check_names(kind: type[Any], values: Mapping[str, Any]) -> None:
     """Raise `InputError` for a name that a request of a kind does not know."""
-    known = request_names(kind)
+    names = request_names(kind)
     for name in values:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
+        if name not in names:
+            near = difflib.get_close_matches(name, names, 1)
+            advice = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}."
             raise InputError(f"{name}: is no setting here; {advice}")
 
 

@@ -162,22 +162,22 @@ class RestoreJob(FrameJob):
     ):
         super().__init__(output, out, video, clip, batch, notes)
         self.stage, self.zero = stage, zero
-        self.spent = 0.0
+        self.restore_seconds = 0.0
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds of restoring."""
-        return {"restore": self.spent}
+        return {"restore": self.restore_seconds}
 
     def edit(self, numbers: list[int]) -> list[torch.Tensor]:
         """Restored frames."""
-        started = time.perf_counter()
+        start = time.perf_counter()
         frames = self.clip.frames(numbers)
         indices = [self.clip.indices[number] for number in numbers]
         zero = None
         if "zero" in self.stage.kinds:
             zero = torch.stack([self.zero.read(index, self.clip.size_hw) for index in indices])
-        restored = self.stage.restore(zero, frames, indices)
+        pictures = self.stage.restore(zero, frames, indices)
         for place, index in enumerate(indices):
-            self.report_row(index, restored[place], frames[place], {})
-        self.spent += time.perf_counter() - started
-        return list(restored)
+            self.report_row(index, pictures[place], frames[place], {})
+        self.restore_seconds += time.perf_counter() - start
+        return list(pictures)

@@ -85,7 +85,7 @@ def run(request: TrainRequest, listener: Listener) -> dict[str, Any]:
 
 
 def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]:
-    started, notes = time.perf_counter(), Notes(listener)
+    start, notes = time.perf_counter(), Notes(listener)
     zero = ZeroFrames(request.zero)
     backbone = load_dit(request.model)
     settings = request.training.settings(backbone.recommended)
@@ -102,7 +102,7 @@ def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]
     try:
         training_run = _prepare(request, out, backbone, settings, material, clip, state, listener)
         _begin(request, out, state)
-        begun = run_to_the_end(training_run, listener, resume=request.resume)
+        first_step = run_to_the_end(training_run, listener, resume=request.resume)
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
@@ -113,8 +113,8 @@ def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]
         if (out / STATE).exists():  # of other settings
             raise Zero2HeroError(f"{remedy}, and start again with {setting('overwrite')}.") from error
         raise Unfinished(remedy) from error
-    report = _report(out, training_run, begun, notes) | {"state": state}
-    report["seconds"]["total"] = round(time.perf_counter() - started, 3)
+    report = _report(out, training_run, first_step, notes) | {"state": state}
+    report["seconds"]["total"] = round(time.perf_counter() - start, 3)
     write_json(out / REPORT, report)
     steps, last = training_run.trainer.done, report["evaluations"][-1]
     listener.say(f"{steps} steps; anchor {last['psnr_anchor']:.2f} dB after training: {final_path(out / LORA)}")
@@ -132,8 +132,8 @@ def _material(request: TrainRequest, clip: Clip, zero: ZeroFrames, notes: Notes)
         references[index] = read_reference(path, clip, notes)
     if "zero" in MODES[request.training.mode]:
         zero.need(sorted(references))
-    chosen = clip.by_index()
-    frames = Pictures((*clip.indices, *anchors), lambda i: anchors[i] if i in anchors else chosen[i])
+    pictures = clip.by_index()
+    frames = Pictures((*clip.indices, *anchors), lambda i: anchors[i] if i in anchors else pictures[i])
     target = None
     if request.training.mode == "implicit":
         folder = ZeroFrames([request.zero_anchor or ""], "zero_anchor")
@@ -200,21 +200,21 @@ def _prepare(
     restoring = request.restoring.settings(backbone.recommended)
     training = Training(backbone, material, settings, restoring, same_noise=not request.restoring.new_noise)
     metadata = training.metadata(clip.size_hw, str(state["video sha256"]), str(state["reference sha256"]))
-    samples, truths = _evaluated(request, clip, material, training.stage.kinds)
-    chosen = request.training
-    options = RunSettings(chosen.save_every, chosen.evaluate_every, chosen.patience)
+    samples, truths = _evaluation_frames(request, clip, material, training.stage.kinds)
+    choices = request.training
+    options = RunSettings(choices.save_every, choices.evaluate_every, choices.patience)
     return training.in_folder(out, metadata, request.anchor, samples, listener, truths=truths, settings=options)
 
 
-def _evaluated(
+def _evaluation_frames(
     request: TrainRequest, clip: Clip, material: Material, kinds: tuple[str, ...]
 ) -> tuple[tuple[int, ...], dict[int, torch.Tensor]]:
     """The frames that are restored now and then, and the truth of them where it is known."""
     usable = [index for index in clip.indices if "zero" not in kinds or index in material.zero]
-    asked = request.training.evaluate_frames
-    if asked is None:
-        asked = (usable[0], usable[len(usable) // 2], usable[-1]) if usable else ()
-    if unknown := [index for index in asked if index not in usable]:
+    indices = request.training.evaluate_frames
+    if indices is None:
+        indices = (usable[0], usable[len(usable) // 2], usable[-1]) if usable else ()
+    if unknown := [index for index in indices if index not in usable]:
         raise InputError(
             f"{setting('evaluate_frames')}: frame {unknown[0]} is not a chosen frame with a Zero-Stage result."
         )
@@ -224,23 +224,23 @@ def _evaluated(
         with open_frames(request.truth, multiple=1) as source:
             if len(source) != (count := len(clip.indices)):
                 raise InputError(f"{name}: expected {count} frames, one per chosen frame, got {len(source)}.")
-            for index in asked:
-                fitted = clip.fit(source.frames([clip.indices.index(index)]))
-                if fitted is None:
+            for index in indices:
+                frame = clip.fit(source.frames([clip.indices.index(index)]))
+                if frame is None:
                     raise InputError(f"{name}: expected the clip's aspect ratio.")
-                truths[index] = fitted[0]
-    return tuple(asked), truths
+                truths[index] = frame[0]
+    return tuple(indices), truths
 
 
-def _report(out: Path, training: TrainingRun, begun: int, notes: list[str]) -> dict[str, Any]:
+def _report(out: Path, training: TrainingRun, first_step: int, notes: list[str]) -> dict[str, Any]:
     rows = training.log.rows()
     losses = [row["loss"] for row in rows if "loss" in row]
-    steps = training.trainer.done - begun
+    steps = training.trainer.done - first_step
     return {
         "command": "hero train",
         "lora": str(final_path(out / LORA)),
         "steps": training.trainer.done,
-        "resumed_at": begun,
+        "resumed_at": first_step,
         "stopped_early": training.stopped_early,
         "loss": {"first": losses[0], "last_mean": sum(losses[-20:]) / len(losses[-20:])} if losses else None,
         "evaluations": [row for row in rows if "psnr_anchor" in row],

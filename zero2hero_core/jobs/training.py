@@ -113,10 +113,10 @@ class Training:
 def run_to_the_end(run: TrainingRun, listener: Listener, *, resume: bool) -> int:
     """Train what is left; returns the step it began at. Raises: Unfinished when cancelled; the checkpoint is kept."""
     with locked_folder(run.folder, "Hero-Stage training"), listener.whole_steps():
-        begun = run.resume() if resume else 0
-        listener.progress("training", begun, run.trainer.settings.total)
+        step = run.resume() if resume else 0
+        listener.progress("training", step, run.trainer.settings.total)
         run.run()
-    return begun
+    return step
 
 
 def expected_memory(

@@ -87,9 +87,9 @@ class ZeroWork:
         """The matches of frames (B, 3, H, W); None where all tokens are read."""
         if self.settings.k == -1:
             return None
-        known = self.matches
+        matches = self.matches
         return [
-            self.stage.correspond(frame, index) if known is None else known[index]
+            self.stage.correspond(frame, index) if matches is None else matches[index]
             for frame, index in zip(frames, indices, strict=True)
         ]
 
@@ -137,12 +137,12 @@ def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
     notes, settings = Notes(listener), request.settings
     matches = load_correspondences(Path(request.matches)) if request.matches else None
     backbone = load_unet(request.model, settings.prompt)
-    chosen = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else None))
-    clip = open_clip(chosen, backbone.multiple, notes)
-    check_video(request.output, chosen.video, clip, notes)
+    clip_request = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else None))
+    clip = open_clip(clip_request, backbone.multiple, notes)
+    check_video(request.output, clip_request.video, clip, notes)
     reference = read_reference(request.reference, clip, notes)
     masks = Masks(request.mask, clip) if request.mask else None
-    anchor = chosen.start if chosen.anchor is None else chosen.anchor
+    anchor = clip_request.start if clip_request.anchor is None else clip_request.anchor
     work = ZeroWork(
         backbone,
         clip.anchor,
@@ -156,23 +156,23 @@ def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
     if matches is not None:
         _check_matches(matches, clip, work, request, anchor)
     _note_no_ops(request, notes, clip, masks)
-    job = ZeroJob(request.output, out, chosen.video, clip, request.batch, notes, work)
+    job = ZeroJob(request.output, out, clip_request.video, clip, request.batch, notes, work)
     return job.run(_state(request, backbone, work, clip, anchor), listener)
 
 
 def _check_matches(matches: ClipCorrespondence, clip: Clip, work: ZeroWork, request: ZeroRequest, anchor: int) -> None:
     (h, w), (file_h, file_w), name = clip.size_hw, matches.size_hw, f"{setting('matches')} {request.matches}"
     missing = [index for index in clip.indices if index not in matches.frames]
-    wanted: list[tuple[str, object, object]] = [
+    comparisons: list[tuple[str, object, object]] = [
         ("anchor", anchor, matches.anchor_index),
         ("frame size", f"{w} x {h}", f"{file_w} x {file_h}"),
         ("k", work.settings.k, matches.settings.get("k")),
         ("model", work.stage.backbone.name, matches.settings.get("model")),
         ("video", file_digest(request.clip.video), matches.settings.get("video sha256")),
     ]
-    for what, want, got in wanted:
-        if want != got:
-            raise InputError(f"{name}: expected {what} {want}, got {got}; make it with equal options.")
+    for what, expected, actual in comparisons:
+        if expected != actual:
+            raise InputError(f"{name}: expected {what} {expected}, got {actual}; make it with equal options.")
     if missing:
         raise InputError(
             f"{name}: expected all {len(clip.indices)} chosen frames, but {len(missing)} are missing, the first is "
@@ -191,9 +191,9 @@ def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | 
         notes.add(f"{setting('guidance_scale')} changes nothing without {setting('prompt')}")
     if request.matches and settings.k == -1:
         notes.add(f"{setting('matches')} changes nothing with {setting('k')} -1, which reads all tokens")
-    unused = [setting(name) for name in MATCH_SETTINGS if getattr(settings, name) is not None]
-    if unused and (request.matches or settings.k == -1):
-        notes.add(f"{', '.join(unused)}: no effect, {'the matches are given' if request.matches else 'k is -1'}")
+    names = [setting(name) for name in MATCH_SETTINGS if getattr(settings, name) is not None]
+    if names and (request.matches or settings.k == -1):
+        notes.add(f"{', '.join(names)}: no effect, {'the matches are given' if request.matches else 'k is -1'}")
 
 
 def _state(request: ZeroRequest, backbone: UNetBackbone, work: ZeroWork, clip: Clip, anchor: int) -> dict[str, Any]:
@@ -252,10 +252,10 @@ class ZeroJob(FrameJob):
         """Frames in the reference's look."""
         frames = self.clip.frames(numbers)
         indices = [self.clip.indices[number] for number in numbers]
-        edited, matches = self.work.edit(frames, indices, numbers)
+        pictures, matches = self.work.edit(frames, indices, numbers)
         for place, index in enumerate(indices):
-            self.report_row(index, edited[place], frames[place], match_row(matches[place]) if matches else {})
-        return list(edited)
+            self.report_row(index, pictures[place], frames[place], match_row(matches[place]) if matches else {})
+        return list(pictures)
 
     def summary(self) -> dict[str, Any]:
         """Share of weak matches; many are said aloud."""

@@ -1,7 +1,7 @@
 """Measures on learned features: LPIPS, and VBench's subject consistency and motion smoothness.
 
-Here is the arithmetic only, on features or on a function that interpolates frames; `metrics_networks.py` makes them
-from weight files. `measure_authors` is the set of measures of arXiv 2505.23134.
+Here is the arithmetic only, on features or on a function that interpolates frames; `networks.py` makes them from
+weight files.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import InputError, ShapeError, check_shape
-from .psnr import psnr
-from .ssim import authors_form, check_pair, ssim, weighted_mean
+from .ssim import check_pair, weighted_mean
 
 LpipsForm = Literal["standard", "authors"]
 SMALLEST_SIDE = 31  # below it AlexNet's pooling has nothing left
@@ -61,8 +60,8 @@ def lpips_distance(
     for ours, true, weight in zip(features, truth_features, weights, strict=True):
         check_shape("features", ours, ("N", len(weight), "h", "w"))
         check_shape("truth_features", true, ours.shape)
-        squared = (_unit_channels(ours.float()) - _unit_channels(true.float())) ** 2
-        difference = torch.einsum("nchw,c->nhw", squared, weight.to(squared))[:, None]
+        squares = (_unit_channels(ours.float()) - _unit_channels(true.float())) ** 2
+        difference = torch.einsum("nchw,c->nhw", squares, weight.to(squares))[:, None]
         cells = None if mask is None else F.interpolate(mask.float(), tuple(ours.shape[-2:]), mode="area")
         total = total + weighted_mean(difference, cells)
     return total
@@ -154,29 +153,6 @@ def motion_smoothness(
         difference = (frame - (between.float() * 255).clamp(0, 255).floor()).abs()[None]
         values.append(1 - weighted_mean(difference, None if mask is None else mask[index : index + 1]) / 255)
     return torch.cat(values)
-
-
-def measure_authors(
-    pictures: torch.Tensor, truth: torch.Tensor, network: LpipsNetwork | None = None
-) -> dict[str, torch.Tensor]:
-    """PSNR, SSIM and LPIPS of each picture as the authors of arXiv 2505.23134 measure them: in their preparation
-    (`authors_form`), SSIM with uniform windows, LPIPS fed with [0, 1].
-
-    Args: pictures, truth: (N, 3, H, W) in [0, 1]; network: from `load_lpips`, on the device of the pictures.
-    Returns: "psnr" in dB and "ssim"; with a network also "lpips" (the authors') and "lpips_standard". Each is (N,).
-    Raises: ShapeError when the shapes differ.
-    """
-    check_pair(pictures, truth)
-    rows: dict[str, list[torch.Tensor]] = {}
-    for index in range(len(pictures)):
-        ours, true = (authors_form(clip[index : index + 1]) for clip in (pictures, truth))
-        values = {"psnr": psnr(ours, true), "ssim": ssim(ours, true)}
-        if network is not None:
-            values["lpips"] = lpips(ours, true, network, form="authors")
-            values["lpips_standard"] = lpips(ours, true, network)
-        for name, value in values.items():
-            rows.setdefault(name, []).append(value)
-    return {name: torch.cat(column) for name, column in rows.items()}
 
 
 def _unit_channels(features: torch.Tensor) -> torch.Tensor:

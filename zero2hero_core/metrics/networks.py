@@ -54,14 +54,14 @@ class AlexNetLpips:
     def features(self, pictures: torch.Tensor) -> list[torch.Tensor]:
         """Features of pictures (N, 3, H, W), sides from 31 up, in [-1, 1] by LPIPS's definition: for each layer
         (N, C, h, w)."""
-        values, found = (pictures - _colours(_LPIPS_SHIFT, pictures)) / _colours(_LPIPS_SCALE, pictures), []
+        values, levels = (pictures - _colours(_LPIPS_SHIFT, pictures)) / _colours(_LPIPS_SCALE, pictures), []
         for index, stride, padding, pooled in _CONVOLUTIONS:
             if pooled:
                 values = F.max_pool2d(values, 3, 2)
             weight, bias = self._layers[f"features.{index}.weight"], self._layers[f"features.{index}.bias"]
             values = F.relu(F.conv2d(values, weight, bias, stride, padding))
-            found.append(values)
-        return found
+            levels.append(values)
+        return levels
 
 
 def load_lpips(
@@ -107,9 +107,9 @@ class DinoFeatures:
     def __call__(self, pictures: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, D), D = 768 for ViT-B, on the network's device."""
         check_images("pictures", pictures)
-        return torch.cat([self._tokens(self._prepared(picture[None].to(self.device)))[:, 0] for picture in pictures])
+        return torch.cat([self._tokens(self._prepare(picture[None].to(self.device)))[:, 0] for picture in pictures])
 
-    def _prepared(self, picture: torch.Tensor) -> torch.Tensor:
+    def _prepare(self, picture: torch.Tensor) -> torch.Tensor:
         height, width = picture.shape[-2:]
         short = min(height, width)
         size = (int(_DINO_SIDE * height / short), int(_DINO_SIDE * width / short))
@@ -124,7 +124,7 @@ class DinoFeatures:
         tokens = tokens + self._places(patches.shape[-2], patches.shape[-1])
         for index in range(self.depth):
             tokens = self._block(tokens, f"blocks.{index}.")
-        return self._normed(tokens, "norm")
+        return self._norm(tokens, "norm")
 
     def _places(self, rows: int, columns: int) -> torch.Tensor:
         places = self._state["pos_embed"]
@@ -137,17 +137,17 @@ class DinoFeatures:
         return torch.cat([places[:, :1], grid.flatten(2).transpose(1, 2)], 1)
 
     def _block(self, tokens: torch.Tensor, name: str) -> torch.Tensor:
-        qkv = self._linear(self._normed(tokens, name + "norm1"), name + "attn.qkv")
+        qkv = self._linear(self._norm(tokens, name + "norm1"), name + "attn.qkv")
         query, key, value = qkv.unflatten(-1, (3, -1, _HEAD)).permute(2, 0, 3, 1, 4)
-        attended = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
-        tokens = tokens + self._linear(attended, name + "attn.proj")
-        hidden = F.gelu(self._linear(self._normed(tokens, name + "norm2"), name + "mlp.fc1"))
+        context = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        tokens = tokens + self._linear(context, name + "attn.proj")
+        hidden = F.gelu(self._linear(self._norm(tokens, name + "norm2"), name + "mlp.fc1"))
         return tokens + self._linear(hidden, name + "mlp.fc2")
 
     def _linear(self, tokens: torch.Tensor, name: str) -> torch.Tensor:
         return F.linear(tokens, self._state[name + ".weight"], self._state[name + ".bias"])
 
-    def _normed(self, tokens: torch.Tensor, name: str) -> torch.Tensor:
+    def _norm(self, tokens: torch.Tensor, name: str) -> torch.Tensor:
         weight, bias = self._state[name + ".weight"], self._state[name + ".bias"]
         return F.layer_norm(tokens, tokens.shape[-1:], weight, bias, eps=1e-6)
 
@@ -235,10 +235,10 @@ def _amt_network(code: Path) -> torch.nn.Module:
         sys.modules.update(modules)
 
 
-def _weights(name: str, given: str | Path | None, url: str, fetch: bool, need: str) -> Weights:
-    if fetch and given is None and not hub_file(url).is_file():
+def _weights(name: str, file: str | Path | None, url: str, fetch: bool, need: str) -> Weights:
+    if fetch and file is None and not hub_file(url).is_file():
         _download(name, url, need)
-    return find_weights(name, given, url, need, offer="fetch=True to download it")
+    return find_weights(name, file, url, need, offer="fetch=True to download it")
 
 
 def _download(name: str, url: str, need: str) -> None:
@@ -262,8 +262,8 @@ def _installed_linear() -> Path | None:
     return None
 
 
-def _check_names(name: str, state: Weights, needed: list[str], kind: str) -> None:
-    missing = [key for key in needed if key not in state]
+def _check_names(name: str, state: Weights, names: list[str], kind: str) -> None:
+    missing = [key for key in names if key not in state]
     if missing:
         raise InputError(
             f"{name}: expected {kind}, but {', '.join(missing[:4])} ... ({len(missing)} names) are missing."

@@ -18,9 +18,9 @@ def psnr(pictures: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor | None 
     """
     if pictures.shape != truth.shape:
         raise ShapeError(f"psnr: expected equal shapes, got {tuple(pictures.shape)} and {tuple(truth.shape)}.")
-    squared = (pictures.float() - truth.float()) ** 2
-    weight = torch.ones_like(squared[:, :1]) if mask is None else mask.float()
-    error = (squared * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * squared.shape[1])
+    squares = (pictures.float() - truth.float()) ** 2
+    weight = torch.ones_like(squares[:, :1]) if mask is None else mask.float()
+    error = (squares * weight).sum((1, 2, 3)) / (weight.sum((1, 2, 3)) * squares.shape[1])
     return -10 * torch.log10(error)
 
 

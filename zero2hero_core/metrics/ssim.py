@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from ..checks import InputError, ShapeError, check_images
 
 Form = Literal["uniform", "gaussian"]
-AUTHORS_SIDE = 512
 _WINDOWS = {"uniform": 7, "gaussian": 11}
 _SIGMA = 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -58,11 +57,11 @@ def ssim(
 def _similarity(x: torch.Tensor, y: torch.Tensor, form: Form) -> torch.Tensor:
     # Double precision: variances are differences of nearly equal numbers.
     count = _WINDOWS["uniform"] ** 2
-    unbiased = count / (count - 1) if form == "uniform" else 1.0
+    correction = count / (count - 1) if form == "uniform" else 1.0
     mean_x, mean_y = _window_mean(x, form), _window_mean(y, form)
-    var_x = unbiased * (_window_mean(x * x, form) - mean_x**2)
-    var_y = unbiased * (_window_mean(y * y, form) - mean_y**2)
-    covariance = unbiased * (_window_mean(x * y, form) - mean_x * mean_y)
+    var_x = correction * (_window_mean(x * x, form) - mean_x**2)
+    var_y = correction * (_window_mean(y * y, form) - mean_y**2)
+    covariance = correction * (_window_mean(x * y, form) - mean_x * mean_y)
     similar = (2 * mean_x * mean_y + _C1) * (2 * covariance + _C2)
     return similar / ((mean_x**2 + mean_y**2 + _C1) * (var_x + var_y + _C2))
 
@@ -77,27 +76,6 @@ def _window_mean(values: torch.Tensor, form: Form) -> torch.Tensor:
     planes = F.conv2d(F.conv2d(planes, bell.view(1, 1, -1, 1)), bell.view(1, 1, 1, -1))
     means: torch.Tensor = planes[:, 0].unflatten(0, values.shape[:2])
     return means
-
-
-def authors_form(pictures: torch.Tensor) -> torch.Tensor:
-    """The pictures as the authors measure them: 8 bits a channel, then 512 x 512 by Pillow's Lanczos filter.
-
-    Source: arXiv 2505.23134, the evaluation in the authors' code. Pictures of that size are only rounded to 8 bits.
-    Args: pictures: (N, 3, H, W) in [0, 1], clipped to it.
-    Returns: (N, 3, 512, 512), multiples of 1/255 in [0, 1], float32, on the device of `pictures`.
-    Raises: ShapeError when that is not their shape; InputError when there are none.
-    """
-    import numpy as np
-    from PIL import Image
-
-    check_images("pictures", pictures)
-    result = pictures.new_empty((len(pictures), 3, AUTHORS_SIDE, AUTHORS_SIDE), dtype=torch.float32)
-    for index, picture in enumerate(pictures.detach()):
-        bits = picture.float().clamp(0, 1).mul(255).round().to("cpu", torch.uint8)
-        image = Image.fromarray(bits.permute(1, 2, 0).contiguous().numpy())
-        resized = image.resize((AUTHORS_SIDE, AUTHORS_SIDE), Image.Resampling.LANCZOS)
-        result[index] = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255
-    return result
 
 
 def check_pair(
@@ -124,10 +102,10 @@ def check_pair(
                 "pictures; resize or cut one of them."
             )
         check_images(other, truth)
-    wanted = (len(pictures), 1, *pictures.shape[-2:])
-    if mask is not None and tuple(mask.shape) != wanted:
+    shape = (len(pictures), 1, *pictures.shape[-2:])
+    if mask is not None and tuple(mask.shape) != shape:
         raise ShapeError(
-            f"mask: expected {wanted}, one weight for each pixel of each picture, got {tuple(mask.shape)}; "
+            f"mask: expected {shape}, one weight for each pixel of each picture, got {tuple(mask.shape)}; "
             "resize it, or repeat one mask for all pictures with mask.expand(N, 1, H, W)."
         )
 

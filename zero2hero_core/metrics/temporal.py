@@ -62,9 +62,9 @@ def visible_pixels(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     check_shape("flow", flow, ("H", "W", 2))
     check_shape("back", back, flow.shape)
     height, width = flow.shape[:2]
-    returned = warp_backward(back.permute(2, 0, 1), flow).permute(1, 2, 0)
+    way_back = warp_backward(back.permute(2, 0, 1), flow).permute(1, 2, 0)
     length = _square(flow)
-    closed = _square(flow + returned) <= 0.01 * (length + _square(returned)) + 0.5
+    closed = _square(flow + way_back) <= 0.01 * (length + _square(way_back)) + 0.5
     right = F.pad(_square(flow[:, 1:] - flow[:, :-1]), (0, 1))
     below = F.pad(_square(flow[1:] - flow[:-1]), (0, 0, 0, 1))
     smooth = right + below <= 0.01 * length + 0.002
@@ -108,8 +108,8 @@ def warp_error(
         weight = visible_pixels(there, back).to(pictures.device)[None, None].float()
         if mask is not None:
             weight = weight * mask[index : index + 1].float()
-        warped = warp_backward(pictures[index + 1].float(), there)
-        values.append(weighted_mean((pictures[index].float() - warped)[None] ** 2, weight))
+        warp = warp_backward(pictures[index + 1].float(), there)
+        values.append(weighted_mean((pictures[index].float() - warp)[None] ** 2, weight))
     return torch.cat(values)
 
 
@@ -137,29 +137,13 @@ def tof(
     """
     if isinstance(truth, torch.Tensor):
         check_pair(pictures, truth, mask, frames=2)
-        wanted = _forward_flows(truth, flow)
+        true = _forward_flows(truth, flow)
     else:
         check_pair(pictures, mask=mask, frames=2)
         _check_flows("truth", truth, pictures)
-        wanted = truth.forward
-    distance = (_forward_flows(pictures, flow) - wanted).norm(dim=-1)[:, None]
+        true = truth.forward
+    distance = (_forward_flows(pictures, flow) - true).norm(dim=-1)[:, None]
     return weighted_mean(distance, None if mask is None else mask[:-1])
-
-
-def flicker(pictures: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
-    """Mean absolute difference of successive frames. Motion counts too: see `flicker_excess` and `warp_error`.
-
-    By hand: grey of 0.5, then of 0.7, gives 0.2.
-
-    Source: the temporal flickering of VBench (Huang et al. 2024, arXiv 2311.17982) is 1 - the mean of this.
-    Args:
-        pictures: (N, 3, H, W) in [0, 1], N from 2 up.
-        mask: (N, 1, H, W) in [0, 1]; a pixel's weight is the product of both frames' masks.
-    Returns: (N - 1,) in [0, 1]; nan where the masks share no pixel.
-    Raises: ShapeError; InputError when there are too few frames.
-    """
-    check_pair(pictures, mask=mask, frames=2)
-    return weighted_mean(_changes(pictures), _both(mask))
 
 
 def flicker_excess(pictures: torch.Tensor, other: torch.Tensor, mask: torch.Tensor | None = None) -> torch.Tensor:
@@ -167,7 +151,8 @@ def flicker_excess(pictures: torch.Tensor, other: torch.Tensor, mask: torch.Tens
     max(0, |change in pictures| - |change in other|) over pixels and channels.
 
     What moves in both clips does not count, and a stiller place cannot make up for a flickering one. By hand: changes
-    of 0.3 and 0.1 where the other clip's are 0.1 and 0.3 give 0.1. With a still `other` it is `flicker`.
+    of 0.3 and 0.1 where the other clip's are 0.1 and 0.3 give 0.1. With a still `other`, 1 - the mean of it is the
+    temporal flickering of VBench (Huang et al. 2024, arXiv 2311.17982).
 
     Args:
         pictures, other: (N, 3, H, W) in [0, 1], N from 2 up.
@@ -205,9 +190,9 @@ def _flow(flow: FlowFunction, source: torch.Tensor, target: torch.Tensor) -> tor
 
 
 def _check_flows(name: str, flows: ClipFlows, pictures: torch.Tensor) -> None:
-    wanted = (len(pictures) - 1, *pictures.shape[-2:], 2)
-    if tuple(flows.forward.shape) != wanted:
+    shape = (len(pictures) - 1, *pictures.shape[-2:], 2)
+    if tuple(flows.forward.shape) != shape:
         raise ShapeError(
-            f"{name}: expected flows {wanted} for these pictures, got {tuple(flows.forward.shape)}; "
+            f"{name}: expected flows {shape} for these pictures, got {tuple(flows.forward.shape)}; "
             "find them on frames of the same number and size."
         )

@@ -47,8 +47,8 @@ def propagate_frames(
             "resize it first."
         )
     sides = (range(anchor + 1, len(frames)), range(anchor - 1, -1, -1))
-    moved = (_one_side(frames, reference, anchor_frame, side, chained, flow) for side in sides)
-    return itertools.chain([(anchor, reference.clone())], *moved)
+    parts = (_one_side(frames, reference, anchor_frame, side, chained, flow) for side in sides)
+    return itertools.chain([(anchor, reference.clone())], *parts)
 
 
 def propagate_reference(

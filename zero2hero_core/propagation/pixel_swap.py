@@ -19,5 +19,5 @@ def pixel_swap(reference: torch.Tensor, matches: LevelMatches) -> torch.Tensor:
     h, w = matches.size_hw
     patch = (height // h, width // w)
     patches = F.unfold(reference[None], patch, stride=patch)
-    moved = patches[:, :, matches.indices[:, 0].long().to(reference.device)]
-    return F.fold(moved, (height, width), patch, stride=patch)[0]
+    columns = patches[:, :, matches.indices[:, 0].long().to(reference.device)]
+    return F.fold(columns, (height, width), patch, stride=patch)[0]

@@ -4,7 +4,7 @@ Counts are exact: a video is decoded once when it is opened (as far as `stop` an
 frame count nor the index of a container can be trusted; damage that the decoder notices is reported then. Frames come
 in presentation order, edit lists applied. The rate is the nominal one where all timestamps keep to it, else (variable
 frame rate) the average over the chosen span. Time 0 is where a player starts the file.
-Pixel conventions: `resize.py`; colour and alpha: `video_decode.py`.
+Pixel conventions: `resize.py`; colour and alpha: `decode.py`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One video file as a clip: decoded once to know its frames, then read at any place. Promises: `video.py`."""
+"""One video file as a clip: decoded once to know its frames, then read at any place. Promises: `source.py`."""
 
 from __future__ import annotations
 

@@ -42,15 +42,15 @@ class LatentEditor:
         self.backbone, self.settings = backbone, settings.resolve(backbone.recommended)
         self.guidances = tuple(guidances)
         if guidances:
-            read = None if settings.k == -1 else torch.zeros(1, 1, settings.tokens, dtype=torch.int64)
-            own = self._cross_image({layer: Selection(read) for layer in settings.layers}, [], [])
+            indices = None if settings.k == -1 else torch.zeros(1, 1, settings.tokens, dtype=torch.int64)
+            own = self._cross_image({layer: Selection(indices) for layer in settings.layers}, [], [])
             check_guidances([*guidances, own], LAYERS, settings.num_inference_steps)
         self.reference_latents = reference_latents
         self.schedule = DDIMSchedule(backbone.alphas_cumprod, settings.num_inference_steps)
         self.context = backbone.encode_prompt(settings.prompt)
         self.watch = Stopwatch(backbone.device)
         self._reference: tuple[list[Captured], torch.Tensor] | None = None
-        self._reference_kept: dict[int, frozenset[str]] = {}
+        self._reference_names: dict[int, frozenset[str]] = {}
 
     @property
     def grids(self) -> list[tuple[int, int]]:
@@ -60,7 +60,7 @@ class LatentEditor:
     def selections(self, matches: Sequence[Correspondence], masks: torch.Tensor | None = None) -> dict[int, Selection]:
         """What each layer reads, for a batch of frames; `masks` (B, 1, H, W) limits cross-image attention to the
         object."""
-        chosen: dict[int, Selection] = {}
+        selections: dict[int, Selection] = {}
         device = self.backbone.device
         for layer in self.settings.layers:
             size = self.grids[layer // 3 - 1]
@@ -68,25 +68,25 @@ class LatentEditor:
             if masks is not None:
                 inside = F.interpolate(masks.float(), size=size, mode="area").flatten(1).to(device)
             if self.settings.k == -1:
-                chosen[layer] = Selection(None, None, inside)
+                selections[layer] = Selection(None, None, inside)
                 continue
             levels = [match.level(size) for match in matches]
             counts = None
             if levels[0].counts is not None:
                 counts = torch.stack([level.counts for level in levels if level.counts is not None]).to(device)
-            chosen[layer] = Selection(torch.stack([level.indices for level in levels]).to(device), counts, inside)
-        return chosen
+            selections[layer] = Selection(torch.stack([level.indices for level in levels]).to(device), counts, inside)
+        return selections
 
     def invert(self, latents: torch.Tensor, keep: dict[int, frozenset[str]]) -> tuple[list[Captured], torch.Tensor]:
         """DDIM inversion of latents (B, C, h, w).
 
         Returns: what was captured at each step, in sampling order; the noise-side latents.
         """
-        captured: list[Captured] = []
+        captures: list[Captured] = []
         for timestep in reversed(self.schedule.timesteps):
             step, latents = self.invert_step(latents, timestep, keep)
-            captured.append(step)
-        return captured[::-1], latents
+            captures.append(step)
+        return captures[::-1], latents
 
     def invert_step(
         self, latents: torch.Tensor, timestep: int, keep: dict[int, frozenset[str]]
@@ -95,14 +95,14 @@ class LatentEditor:
         capture = Capture(keep)
         now = Pass(self.schedule.timesteps.index(timestep), timestep, (), _size(latents))
         eps = self.backbone.predict_noise(latents, timestep, self.context, GuidedPass([capture], now))
-        return capture.captured, self.schedule.invert_step(latents, eps, timestep)
+        return capture.tensors, self.schedule.invert_step(latents, eps, timestep)
 
     def _reference_inversion(self, selections: dict[int, Selection]) -> tuple[list[Captured], torch.Tensor]:
         keep = {layer: selection.reference_needs() for layer, selection in selections.items()}
-        if self._reference is None or keep != self._reference_kept:
+        if self._reference is None or keep != self._reference_names:
             with self.watch.part("reference"):
                 self._reference = self.invert(self.reference_latents, keep)
-            self._reference_kept = keep
+            self._reference_names = keep
         return self._reference
 
     def _cross_image(
@@ -130,24 +130,24 @@ class LatentEditor:
             keep = {layer: selection.target_needs() for layer, selection in selections.items()}
             targets, current = self.invert(latents, keep)
         if self.settings.adain_start:
-            started = adain(current, reference_noise)
+            start = adain(current, reference_noise)
             if masks is not None:  # outside the object the start stays the target's own
                 inside = F.interpolate(masks.float(), size=current.shape[-2:], mode="area").to(current)
-                started = started * inside + current * (1 - inside)
-            current = started
+                start = start * inside + current * (1 - inside)
+            current = start
         clean = current
         cross_image = self._cross_image(selections, banks, targets)
         rows = tuple(range(len(latents)) if frames is None else frames)
         with self.watch.part("sampling"):
             for step, timestep in enumerate(self.schedule.timesteps):
                 now = Pass(step, timestep, rows, _size(current))
-                eps = self._guided(current, now, [*self.guidances, cross_image])
+                eps = self._guide(current, now, [*self.guidances, cross_image])
                 cross_image.release(step)
                 clean = self.schedule.clean(current, eps, timestep)
                 current = self.schedule.sample_step(current, eps, timestep)
         return clean
 
-    def _guided(self, latents: torch.Tensor, now: Pass, guidances: Sequence[Guidance]) -> torch.Tensor:
+    def _guide(self, latents: torch.Tensor, now: Pass, guidances: Sequence[Guidance]) -> torch.Tensor:
         """Noise in latents, with classifier-free guidance where it is asked for."""
         eps = self.backbone.predict_noise(latents, now.timestep, self.context, GuidedPass(guidances, now))
         scale = self.settings.guidance_scale

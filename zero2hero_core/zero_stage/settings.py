@@ -73,10 +73,10 @@ class ZeroStageSettings:
 
     def resolve(self, advice: Mapping[str, Any]) -> ZeroStageSettings:
         """The same settings with what is left open filled in from a model's advice (`UNetSurface.recommended`)."""
-        known = paper.ZERO | {name: value for name, value in advice.items() if name in paper.ZERO}
+        values = paper.ZERO | {name: value for name, value in advice.items() if name in paper.ZERO}
         if self.neighbourhood is not None or self.k == -1:
-            known["track"] = False
-        return replace(self, **{name: value for name, value in known.items() if getattr(self, name) is None})
+            values["track"] = False
+        return replace(self, **{name: value for name, value in values.items() if getattr(self, name) is None})
 
     @property
     def tokens(self) -> int:

@@ -20,7 +20,7 @@ from ..correspondence.track import ClipTrack, search_near
 from .latents import LatentEditor
 from .settings import ZeroStageSettings
 
-ENCODED_KEPT = 16
+MAX_LATENTS = 16
 UNet = TypeVar("UNet", bound=UNetSurface)
 
 __all__ = ["ZeroStage", "ZeroStageSettings"]
@@ -64,7 +64,7 @@ class ZeroStage(Generic[UNet]):
         self._track: ClipTrack | None = None
         if clip is not None and self.settings.track:
             self._track = ClipTrack(clip, anchor_index, self.features, self.editor.grids[-1])
-        self._encoded: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # frames whose features were read, and latents
+        self._encodings: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # frames whose features it read, latents
 
     @property
     def seconds(self) -> dict[str, float]:
@@ -78,9 +78,9 @@ class ZeroStage(Generic[UNet]):
         assert settings.timestep is not None and settings.ensemble is not None
         generator = torch.Generator().manual_seed((settings.seed * 1_000_003 + index) % 2**63)
         posterior = self.backbone.posterior(frame[None])
-        self._encoded[index] = (frame, posterior.mode())
-        if len(self._encoded) > ENCODED_KEPT:
-            self._encoded.pop(next(iter(self._encoded)))
+        self._encodings[index] = (frame, posterior.mode())
+        if len(self._encodings) > MAX_LATENTS:
+            self._encodings.pop(next(iter(self._encodings)))
         latents = torch.cat([posterior.sample(generator) for _ in range(settings.ensemble)])
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         return self.features_from_noise(latents, noise)
@@ -105,8 +105,8 @@ class ZeroStage(Generic[UNet]):
             near = search_near(track.places(index, anchor), track.size_hw) if track else None
         with self.editor.watch.part("matching"):
             adaptive, radius = self.settings.k == "adaptive", self.settings.neighbourhood
-            given = (target, anchor, self.editor.grids, self.settings.tokens)
-            return match_features(*given, adaptive=adaptive, radius=radius, near=near)
+            arguments = (target, anchor, self.editor.grids, self.settings.tokens)
+            return match_features(*arguments, adaptive=adaptive, radius=radius, near=near)
 
     def edit(
         self,
@@ -152,7 +152,7 @@ class ZeroStage(Generic[UNet]):
 
     def _encode(self, frame: torch.Tensor, index: int) -> torch.Tensor:
         """Latents (1, C, h, w) of a frame; not computed again where its features were read a moment ago."""
-        known, latents = self._encoded.pop(index, (None, None))
-        if known is None or latents is None or not torch.equal(known, frame):
+        source, latents = self._encodings.pop(index, (None, None))
+        if source is None or latents is None or not torch.equal(source, frame):
             return self.backbone.encode(frame[None])
         return latents

@@ -12,7 +12,7 @@ import torch
 
 from zero2hero_core.cli import dataset as cli_dataset
 from zero2hero_core.cli.main import main
-from zero2hero_core.evaluation.dataset.task import find_tasks, load_task
+from zero2hero_core.evaluation.dataset.task import find_tasks, hash_files, load_task
 from zero2hero_core.tiny.scenes.scene import EDITS, Scene, split_seed
 from zero2hero_core.video.writer import VideoWriter, write_image
 
@@ -38,7 +38,7 @@ def test_colorize(video: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert run("colorize", "--video", video, "--out", out, "--start", 1, "--stride", 2, "--json", report) == 0
     assert capsys.readouterr().out == f"1 tasks: {out}\n"
     task = load_task(out / "my-clip")
-    task.verify()
+    assert task.metadata.sha256 == hash_files(task.folder)
     info = task.metadata
     assert (info.kind, info.anchor, info.frames, info.size_hw, info.fps) == ("colorization", 0, 2, (48, 64), 5)
     assert info.truth_frames == (0, 1) and info.source["clip"] == "my clip.mkv" and info.source["start"] == 1

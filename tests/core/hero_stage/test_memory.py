@@ -24,7 +24,6 @@ from zero2hero_core.hero_stage.memory.estimate import (
     ModelSize,
     Pass,
     condition_bytes,
-    estimate_restoring,
     estimate_training,
     kept_by_pass,
 )
@@ -287,13 +286,6 @@ def test_every_option_moves_the_estimate_the_right_way(cheaper, dearer):
 def test_a_cpu_has_no_context():
     gpu, cpu = (estimate_training(FLUX2_KLEIN_4B, resolution=512, rank=32, device=d) for d in ("cuda", "cpu"))
     assert [part for part in gpu.parts if part not in cpu.parts] == [("CUDA context and allocator (assumed)", CONTEXT)]
-
-
-def test_restoring_takes_less_than_training_and_grows_with_the_frames():
-    given = {"resolution": 512, "rank": 32, "weights": "nf4"}
-    one, four = (estimate_restoring(FLUX1_DEV, frames=frames, **given).total for frames in (1, 4))
-    assert one < estimate_training(FLUX1_DEV, **given).total
-    assert one < four < 4 * one
 
 
 def test_the_table_adds_up_and_says_that_it_is_computed():

@@ -55,7 +55,7 @@ def evaluation(values: Callable[[], float] = lambda: 0.5, **changes: Any) -> Eva
     def restore(indices: list[int]) -> torch.Tensor:
         return torch.stack([grey(values()) for _ in indices])
 
-    named = {"anchor": (2, grey(0.4)), "truths": {}, "zero": {}, "shown": (7,)} | changes
+    named = {"anchor": (2, grey(0.4)), "truths": {}, "zero": {}, "samples": (7,)} | changes
     return Evaluation(restore, **named)
 
 
@@ -209,7 +209,7 @@ def test_a_run_stops_early_and_stays_stopped(tmp_path):
     run = make_run(tmp_path, evaluation(falling()), steps=9, evaluate_every=1, save_every=100, patience=2)
     run.run()
     # Steps 1 and 2 improve, 3 and 4 do not.
-    assert run.stopped_early and run.trainer.done == run.saved == 4
+    assert run.stopped_early and run.trainer.done == run.saved_step == 4
     metadata = read_metadata(tmp_path / LORA)
     assert metadata is not None and metadata.step == 4
     again = make_run(tmp_path, evaluation(), steps=9, evaluate_every=1, patience=2)

@@ -9,7 +9,7 @@ from zero2hero_core.checks import InputError
 from zero2hero_core.hero_stage.training.latents import encode_clip
 from zero2hero_core.hero_stage.training.pairs import training_pairs
 from zero2hero_core.hero_stage.training.trainer import HeroSettings
-from zero2hero_core.hero_stage.training.views import VIEWS, moved, pair_views
+from zero2hero_core.hero_stage.training.views import VIEWS, move, pair_views
 from zero2hero_core.tiny.dit import load_tiny_dit
 
 SIZE = (24, 40)
@@ -25,16 +25,16 @@ SHOWN, EDIT = {"zero": picture(0), "frame": picture(1)}, picture(2)
 def place_of(view: torch.Tensor, original: torch.Tensor, most: int) -> list[tuple[int, int]]:
     """All shifts (down, right) that make the view of the original."""
     every = [(y, x) for y in range(-most, most + 1) for x in range(-most, most + 1)]
-    return [shift for shift in every if torch.equal(moved(original, shift), view)]
+    return [shift for shift in every if torch.equal(move(original, shift), view)]
 
 
 def test_a_picture_moves_down_and_right_and_is_mirrored_at_the_border():
     row = torch.arange(5.0).expand(3, 4, 5)
-    assert moved(row, (0, 2))[0, 0].tolist() == [2, 1, 0, 1, 2]
-    assert moved(row, (0, -1))[0, 0].tolist() == [1, 2, 3, 4, 3]
-    assert moved(row.mT, (1, 0))[0, :, 0].tolist() == [1, 0, 1, 2, 3]
+    assert move(row, (0, 2))[0, 0].tolist() == [2, 1, 0, 1, 2]
+    assert move(row, (0, -1))[0, 0].tolist() == [1, 2, 3, 4, 3]
+    assert move(row.mT, (1, 0))[0, :, 0].tolist() == [1, 0, 1, 2, 3]
     with pytest.raises(InputError, match="shift: expected less than the sides, got 4 for a picture of 5 x 4"):
-        moved(row, (4, 0))
+        move(row, (4, 0))
 
 
 def test_all_pictures_of_a_view_move_together():

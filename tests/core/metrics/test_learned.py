@@ -13,11 +13,9 @@ from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.metrics.learned import (
     lpips,
     lpips_distance,
-    measure_authors,
     motion_smoothness,
     subject_consistency,
 )
-from zero2hero_core.metrics.ssim import authors_form
 from zero2hero_core.tiny.scenes.scene import Scene
 from zero2hero_core.video.source import open_frames
 
@@ -85,17 +83,6 @@ def test_lpips_equals_a_loop_over_places(form: str) -> None:
         assert torch.allclose(whole, lpips(pictures, truth, Colours(), torch.ones_like(mask), form=form))
         assert torch.allclose(whole, lpips(truth, pictures, Colours(), form=form))
         assert lpips(truth, truth, Colours(), form=form).tolist() == [0, 0]
-
-
-def test_the_authors_measures_have_both_forms_of_lpips() -> None:
-    scene = Scene(2_000_003, 2, 48)
-    pictures, truth = scene.frames(1)[:1], scene.frames(0)[:1]
-    values = measure_authors(pictures, truth, Colours())
-    assert set(values) == {"psnr", "ssim", "lpips", "lpips_standard"}
-    prepared = authors_form(pictures), authors_form(truth)
-    assert torch.equal(values["lpips"], lpips(*prepared, Colours(), form="authors"))
-    assert torch.equal(values["lpips_standard"], lpips(*prepared, Colours()))
-    assert not torch.equal(values["lpips"], values["lpips_standard"])
 
 
 # Subject consistency
@@ -189,8 +176,6 @@ def test_wrong_input_is_explained() -> None:
         lpips(pictures[..., :30], truth[..., :30], Colours())
     with pytest.raises(ShapeError, match="truth: expected equal shapes"):
         lpips(pictures, truth[:1], Colours())
-    with pytest.raises(ShapeError, match="truth: expected equal shapes"):
-        measure_authors(pictures, truth[:1])
     with pytest.raises(InputError, match="at least 2 frames, got 1"):
         subject_consistency(torch.ones(1, 4))
     with pytest.raises(ShapeError, match=r"features: expected shape \(N, D\)"):

@@ -9,13 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from zero2hero_core.checks import InputError, ShapeError
-from zero2hero_core.metrics.learned import measure_authors
 from zero2hero_core.metrics.psnr import psnr
-from zero2hero_core.metrics.ssim import authors_form, check_pair, ssim, weighted_mean
+from zero2hero_core.metrics.ssim import check_pair, ssim, weighted_mean
 from zero2hero_core.tiny.scenes.scene import Scene
 from zero2hero_core.video.source import open_frames
 
@@ -146,32 +144,6 @@ def test_weighted_mean_by_hand() -> None:
     assert math.isnan(float(weighted_mean(values, 0 * mask)))
 
 
-def as_authors(picture: torch.Tensor) -> np.ndarray:
-    image = Image.fromarray((picture.permute(1, 2, 0) * 255).round().byte().numpy())
-    return np.asarray(image.resize((512, 512), Image.Resampling.LANCZOS))
-
-
-def test_authors_form_is_pillow_on_8_bits() -> None:
-    pictures, truth = rendered_pair()[:2]
-    prepared = authors_form(pictures)
-    assert prepared.shape == (2, 3, 512, 512) and prepared.dtype == torch.float32
-    for ours, picture in zip(prepared, pictures, strict=True):
-        assert np.array_equal((ours.permute(1, 2, 0) * 255).round().byte().numpy(), as_authors(picture))
-    large = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(0)) * 1.2 - 0.1
-    assert torch.allclose(authors_form(large), large.clamp(0, 1), atol=0.5 / 255 + 1e-6)
-    assert torch.equal(authors_form(authors_form(large)), authors_form(large))
-
-
-def test_the_authors_measures_equal_scikit_image_on_8_bits() -> None:
-    pictures, truth = (part[:1] for part in rendered_pair()[:2])
-    values = measure_authors(pictures, truth)
-    assert set(values) == {"psnr", "ssim"} and all(value.shape == (1,) for value in values.values())
-    a, b = as_authors(pictures[0]), as_authors(truth[0])
-    assert float(values["psnr"]) == pytest.approx(peak_signal_noise_ratio(b, a), abs=1e-4)
-    channels = [structural_similarity(a[..., c], b[..., c]) for c in range(3)]  # library defaults, mean of R, G, B
-    assert float(values["ssim"]) == pytest.approx(float(np.mean(channels)), abs=1e-6)
-
-
 def test_wrong_input_is_explained() -> None:
     pictures, truth = random_pair()
     with pytest.raises(ShapeError, match=r"truth: expected equal shapes, got \(2, 3, 40, 50\) and .* resize or cut"):
@@ -184,8 +156,6 @@ def test_wrong_input_is_explained() -> None:
         assert ssim(pictures[..., :shortest], truth[..., :shortest], form=form).shape == (2,)
     with pytest.raises(InputError, match="expected one of uniform, gaussian, got 'box'"):
         ssim(pictures, truth, form="box")
-    with pytest.raises(ShapeError, match="divide by 255"):
-        authors_form((pictures * 255).byte())
     with pytest.raises(ShapeError, match=r"pictures: expected shape \(N, 3, H, W\)"):
         check_pair(pictures[0])
     with pytest.raises(InputError, match="at least 3 frames, got 2"):

@@ -83,7 +83,7 @@ def test_h264_is_tagged_and_converted_as_bt709(tmp_path):
         assert (context.color_primaries, context.color_trc, context.colorspace, context.color_range) == (1, 1, 1, 1)
         frame = next(container.decode(video=0))
     y, u, v = (np.frombuffer(memoryview(plane), np.uint8)[5] for plane in frame.planes)
-    assert (y, u, v) == pytest.approx((61.69, 110.20, 204.86), abs=1.1)  # as in test_video.py
+    assert (y, u, v) == pytest.approx((61.69, 110.20, 204.86), abs=1.1)
 
 
 def test_mp4_can_play_before_it_is_loaded(tmp_path):

@@ -139,7 +139,7 @@ def test_two_backbones_of_one_unet_both_work(backbone: UNetBackbone) -> None:
     for one in (backbone, other):
         capture = Capture({3: frozenset({"value"})})
         one.predict_noise(latents, 300, one.empty_embedding, GuidedPass([capture], Pass(0, 300, (0,), (8, 8))))
-        assert "value" in capture.captured[3]
+        assert "value" in capture.tensors[3]
 
 
 def test_half_precision_keeps_the_sampler_in_float32(frames: torch.Tensor) -> None:
@@ -164,8 +164,8 @@ def test_capture_changes_nothing(backbone: UNetBackbone) -> None:
     plain = backbone.predict_noise(latents, 300, backbone.empty_embedding)
     captured = backbone.predict_noise(latents, 300, backbone.empty_embedding, hook)
     torch.testing.assert_close(plain, captured)
-    assert {layer: set(names) for layer, names in capture.captured.items()} == {3: {"value"}, 9: {"query", "key"}}
-    assert capture.captured[9]["query"].shape == (2, 4, 8 * 16, 16)
+    assert {layer: set(names) for layer, names in capture.tensors.items()} == {3: {"value"}, 9: {"query", "key"}}
+    assert capture.tensors[9]["query"].shape == (2, 4, 8 * 16, 16)
 
 
 def test_features_stop_after_the_block(backbone: UNetBackbone) -> None:

@@ -64,8 +64,8 @@ class HookedJointAttention:
             return split
 
         hook = self.slot.hook if hook is FROM_SLOT else hook
-        asked = hook is None or "query" in hook.needs(self.layer)
-        query = attn.norm_q(heads(attn.to_q(hidden_states))) if asked else None
+        needs_query = hook is None or "query" in hook.needs(self.layer)
+        query = attn.norm_q(heads(attn.to_q(hidden_states))) if needs_query else None
         key = attn.norm_k(heads(attn.to_k(hidden_states)))
         value = heads(attn.to_v(hidden_states))
         text = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
@@ -115,9 +115,9 @@ class HookedParallelAttention(HookedJointAttention):
     ) -> torch.Tensor:
         """Both streams, text rows first, (B, T + N, C)."""
         hook = self.slot.hook if hook is FROM_SLOT else hook
-        joined = attn.to_qkv_mlp_proj(hidden_states)
+        projection = attn.to_qkv_mlp_proj(hidden_states)
         width = attn.inner_dim
-        query, key, value, mlp = joined.split([width, width, width, joined.shape[-1] - 3 * width], -1)
+        query, key, value, mlp = projection.split([width, width, width, projection.shape[-1] - 3 * width], -1)
         query, key, value = (x.unflatten(-1, (-1, attn.head_dim)).transpose(1, 2) for x in (query, key, value))
         out = self.attend(attn.norm_q(query), attn.norm_k(key), value, attention_mask, image_rotary_emb, hook)
         both: torch.Tensor = attn.to_out(torch.cat([out, attn.mlp_act_fn(mlp)], -1))
@@ -132,8 +132,8 @@ class _SendHook:
         self.slot = slot
 
     def __call__(self, _module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        sent = {**(kwargs.get("joint_attention_kwargs") or {}), "hook": self.slot.hook}
-        return args, {**kwargs, "joint_attention_kwargs": sent}
+        arguments = {**(kwargs.get("joint_attention_kwargs") or {}), "hook": self.slot.hook}
+        return args, {**kwargs, "joint_attention_kwargs": arguments}
 
 
 def attention_layers(transformer: Any) -> dict[int, Any]:
@@ -155,10 +155,10 @@ def install_hooks(transformer: Any) -> HookSlot:
     """Put the hooked processors on a transformer (once); returns the slot that holds the running hook."""
     slot, rotary = HookSlot(), Rotary()
     for layer, attention in attention_layers(transformer).items():
-        known = getattr(attention, "processor", None)
-        if isinstance(known, HookedJointAttention):
-            return known.slot
-        fused = hasattr(attention, "to_qkv_mlp_proj")
-        attention.set_processor((HookedParallelAttention if fused else HookedJointAttention)(layer, slot, rotary))
+        processor = getattr(attention, "processor", None)
+        if isinstance(processor, HookedJointAttention):
+            return processor.slot
+        parallel = hasattr(attention, "to_qkv_mlp_proj")
+        attention.set_processor((HookedParallelAttention if parallel else HookedJointAttention)(layer, slot, rotary))
     transformer.register_forward_pre_hook(_SendHook(slot), with_kwargs=True)
     return slot

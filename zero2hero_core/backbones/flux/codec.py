@@ -149,8 +149,8 @@ def load_codec(place: Path, flux2: bool, channels: int, dtype: torch.dtype) -> P
         )
     counter = "bn.num_batches_tracked"  # whole numbers, of use in the VAE's own training only; torch sets it to 0
     sources.pop(counter, None)
-    claimed = set(weights.shapes) - {counter}
-    fill_module(module, sources, weights, what="VAE", claimed=claimed, device=torch.device("cpu"), dtype=dtype)
+    names = set(weights.shapes) - {counter}
+    fill_module(module, sources, weights, what="VAE", names=names, device=torch.device("cpu"), dtype=dtype)
     if flux2:
         for name in ("running_mean", "running_var"):  # in full precision, whatever the rest is
             setattr(module.bn, name, weights.read(f"bn.{name}").float())
@@ -182,8 +182,8 @@ def _vae_file(path: Path, flux2: bool) -> _VaeParts:
     """The autoencoder of FLUX.1 in the original layout ("ae.safetensors"), which is Stable Diffusion's but a prefix."""
     weights = open_weights(path)
     if flux2 or "encoder.down.0.block.0.conv1.weight" not in weights.shapes:
-        wanted = "the vae folder of the FLUX.2 model" if flux2 else "FLUX.1's ae.safetensors or its vae folder"
-        raise InputError(f"{path}: expected {wanted}, got another file.")
+        remedy = "the vae folder of the FLUX.2 model" if flux2 else "FLUX.1's ae.safetensors or its vae folder"
+        raise InputError(f"{path}: expected {remedy}, got another file.")
     prefix = single_file.VAE_PREFIX
     settings = single_file.vae_config(replace(weights, shapes={prefix + k: v for k, v in weights.shapes.items()}))
     module = build_on_meta(

@@ -117,12 +117,12 @@ class DiTBackbone:
         text_ids = torch.zeros(words.shape[1], self.family.axes, device=device)
         if self.family.numbers_text:
             text_ids[:, -1] = torch.arange(words.shape[1], device=device)
-        given: dict[str, Any] = {}
+        inputs: dict[str, Any] = {}
         if self.family.has_pooled:
             assert text.pooled is not None
-            given["pooled_projections"] = text.pooled.to(device, dtype).expand(count, -1)
+            inputs["pooled_projections"] = text.pooled.to(device, dtype).expand(count, -1)
         if getattr(self.transformer.config, "guidance_embeds", False):
-            given["guidance"] = torch.as_tensor(guidance, dtype=torch.float32, device=device).expand(count)
+            inputs["guidance"] = torch.as_tensor(guidance, dtype=torch.float32, device=device).expand(count)
         out = self.transformer(
             hidden_states=to_tokens(packed.to(device, dtype)),
             encoder_hidden_states=words,
@@ -130,7 +130,7 @@ class DiTBackbone:
             img_ids=ids.to(device),
             txt_ids=text_ids,
             return_dict=False,
-            **given,
+            **inputs,
         )[0]
         return from_tokens(out.float(), (packed.shape[2], packed.shape[3]))
 
@@ -148,19 +148,19 @@ class DiTBackbone:
 
         The caller has that condition's LoRA switched on. Args: noise_hw: grid of the noisy latents.
         """
-        given = text or self.text
-        blank = TextEmbedding(given.tokens[:1, :1] * 0, given.pooled)  # the text stream goes unread here
+        source = text or self.text
+        blank = TextEmbedding(source.tokens[:1, :1] * 0, source.pooled)  # the text stream goes unread here
         ids = position_ids(
             (packed.shape[2], packed.shape[3]),
             self.family.axes,
             like_hw=noise_hw,
             time=self.family.condition_times(index),
         )
-        recomputed = self.transformer.gradient_checkpointing and torch.is_grad_enabled()  # must run to their ends
-        hook = ConditionCapture(text_tokens=1, last=None if recomputed else len(self.layers) - 1)
+        recomputes = self.transformer.gradient_checkpointing and torch.is_grad_enabled()  # must run to their ends
+        hook = ConditionCapture(text_tokens=1, last=None if recomputes else len(self.layers) - 1)
         with self.hooked(hook), suppress(PassEnds):
             self._run(packed, torch.zeros(len(packed)), guidance, ids, blank)
-        return Condition(hook.captured, strength)
+        return Condition(hook.keys_values, strength)
 
     def velocity(
         self,

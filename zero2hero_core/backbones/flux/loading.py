@@ -76,7 +76,7 @@ def load_dit(
 
     place, kind = _check_options(device, dtype, weights)
     source = find_model(path, _HUB_FILES)
-    stored, settings, class_name = _describe_folder(source) if source.is_dir() else _describe_file(source, config)
+    origin, settings, class_name = _describe_folder(source) if source.is_dir() else _describe_file(source, config)
     flux2 = TRANSFORMERS[class_name]
     if not hasattr(diffusers, class_name):
         raise InputError(f"{source}: this diffusers has no {class_name}; install a newer one (0.37 or later).")
@@ -90,19 +90,19 @@ def load_dit(
     codec = load_codec(_vae_place(source, vae), flux2, channels, torch.float32 if kind is torch.float16 else kind)
     embedding = _find_text(source, text, prompt, flux2, place, kind)
     _check_text(source, embedding, transformer.config, flux2)
-    _load_transformer(transformer, stored, place, kind, weights)
+    _load_transformer(transformer, origin, place, kind, weights)
     return DiTBackbone(
         transformer,
         FLUX2 if flux2 else FLUX1,
         codec=ParkedCodec(codec, place) if park_vae and place.type != "cpu" else _on_device(codec, place),
         text=replace(
-            embedding, tokens=embedding.tokens.to(place), pooled=None if flux2 else _moved(embedding.pooled, place)
+            embedding, tokens=embedding.tokens.to(place), pooled=None if flux2 else _move(embedding.pooled, place)
         ),
         name=source.stem if source.is_file() else source.name,
     )
 
 
-_Stored = tuple[Weights, str, bool]  # weights, prefix of the names, original layout
+_Origin = tuple[Weights, str, bool]  # weights, prefix of the names, original layout
 
 
 def _check_options(
@@ -119,7 +119,7 @@ def _check_options(
     return place, kind
 
 
-def _describe_folder(folder: Path) -> tuple[_Stored, Mapping[str, Any], str]:
+def _describe_folder(folder: Path) -> tuple[_Origin, Mapping[str, Any], str]:
     """What a diffusers folder holds: weights, configuration and class of its transformer."""
     if (folder / "model_index.json").is_file():
         pipeline = str(read_json(folder / "model_index.json").get("_class_name"))
@@ -135,7 +135,7 @@ def _describe_folder(folder: Path) -> tuple[_Stored, Mapping[str, Any], str]:
     return (open_component(own, "diffusion_pytorch_model"), "", False), settings, _class_of(own, settings)
 
 
-def _describe_file(path: Path, config: str | Path | None) -> tuple[_Stored, Mapping[str, Any], str]:
+def _describe_file(path: Path, config: str | Path | None) -> tuple[_Origin, Mapping[str, Any], str]:
     """The same for a single file."""
     weights = open_weights(path)
     prefix, original, flux2 = locate_transformer(weights)
@@ -156,12 +156,12 @@ def _class_of(where: Path, settings: Mapping[str, Any]) -> str:
 
 
 def _load_transformer(
-    transformer: Any, stored: _Stored, device: torch.device, dtype: torch.dtype, weights: str | None
+    transformer: Any, origin: _Origin, device: torch.device, dtype: torch.dtype, weights: str | None
 ) -> None:
-    found, prefix, original = stored
+    file, prefix, original = origin
     # Weights that shrink stay in the file's memory map until their layer's turn comes.
     first = device if weights in (None, "bf16") else torch.device("cpu")
-    fill_transformer(transformer, found, prefix, original, device=first, dtype=dtype)
+    fill_transformer(transformer, file, prefix, original, device=first, dtype=dtype)
     if weights is not None:
         store_weights(transformer, weights, device)
 
@@ -180,16 +180,16 @@ def _on_device(codec: PlainCodec | Flux2Codec, device: torch.device) -> PlainCod
 
 def _find_text(
     source: Path,
-    given: str | Path | TextEmbedding | None,
+    embedding: str | Path | TextEmbedding | None,
     prompt: str,
     flux2: bool,
     device: torch.device,
     dtype: torch.dtype,
 ) -> TextEmbedding:
-    if isinstance(given, TextEmbedding):
-        return given
-    if given is not None:
-        return read_text(given, prompt or None)
+    if isinstance(embedding, TextEmbedding):
+        return embedding
+    if embedding is not None:
+        return read_text(embedding, prompt or None)
     beside = (source if source.is_dir() else source.parent) / TEXT_FILE
     has_encoders = source.is_dir() and (source / "text_encoder").is_dir()
     if beside.is_file() and (not has_encoders or open_weights(beside).metadata.get("prompt", "") == prompt):
@@ -204,10 +204,10 @@ def _find_text(
 
 
 def _check_text(source: Path, text: TextEmbedding, config: Mapping[str, Any], flux2: bool) -> None:
-    wanted = int(config["joint_attention_dim"])
-    if text.tokens.shape[-1] != wanted:
+    width = int(config["joint_attention_dim"])
+    if text.tokens.shape[-1] != width:
         raise InputError(
-            f"{source}: expected text tokens of width {wanted} for this transformer, got {text.tokens.shape[-1]}; "
+            f"{source}: expected text tokens of width {width} for this transformer, got {text.tokens.shape[-1]}; "
             "take the encoders or the stored embedding of the same model."
         )
     if flux2:
@@ -220,5 +220,5 @@ def _check_text(source: Path, text: TextEmbedding, config: Mapping[str, Any], fl
         )
 
 
-def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+def _move(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
     return None if tensor is None else tensor.to(device)

@@ -26,16 +26,16 @@ class _ScaledLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         ctx.save_for_backward(weight, scale)
-        return F.linear(x, _widened(weight, scale, x.dtype))
+        return F.linear(x, _widen(weight, scale, x.dtype))
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None, None]:
         weight, scale = ctx.saved_tensors
         (grad,) = grads
-        return grad @ _widened(weight, scale, grad.dtype), None, None
+        return grad @ _widen(weight, scale, grad.dtype), None, None
 
 
-def _widened(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def _widen(weight: torch.Tensor, scale: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return weight.to(dtype).mul_(scale.to(dtype)[:, None])  # before the product: sums of raw float8 overflow float16
 
 

@@ -96,8 +96,8 @@ def original_pieces(name: str) -> tuple[Source, ...]:
         return tuple(Source(f"{place}.linear1.{kind}", part, parts) for part in mine)
     place = f"double_blocks.{m[2]}"
     if rest in _STACKED:
-        stored, part = _STACKED[rest]
-        return (Source(f"{place}.{stored}.{kind}", part, 3),)
+        stack, part = _STACKED[rest]
+        return (Source(f"{place}.{stack}.{kind}", part, 3),)
     return (Source(f"{place}.{_DOUBLE[rest]}.{kind}"),)
 
 
@@ -111,8 +111,8 @@ def locate_transformer(weights: Weights) -> tuple[str, bool, bool]:
         raise InputError(f"{weights.path}: expected a FLUX transformer, got a LoRA file; choose another file.")
     for prefix in PREFIXES:
         for original, first in ((True, "double_blocks.0.img_attn.qkv.weight"), (False, "single_transformer_blocks.0.")):
-            found = [key for key in keys if key.startswith(prefix + first)]
-            if found:
+            names = [key for key in keys if key.startswith(prefix + first)]
+            if names:
                 _refuse_quantised(weights, prefix)
                 flux2 = any(key.startswith(f"{prefix}single_stream_modulation.") for key in keys)
                 return prefix, original, flux2
@@ -145,8 +145,8 @@ def infer_config(weights: Weights, prefix: str, original: bool, flux2: bool) -> 
         return weights.shapes[key]
 
     def count(stack: str) -> int:
-        found = [re.match(rf"{re.escape(prefix)}{stack}\.(\d+)\.", key) for key in weights.shapes]
-        return 1 + max((int(m[1]) for m in found if m), default=-1)
+        matches = [re.match(rf"{re.escape(prefix)}{stack}\.(\d+)\.", key) for key in weights.shapes]
+        return 1 + max((int(m[1]) for m in matches if m), default=-1)
 
     width, channels = shape("x_embedder.weight")
     (head,) = shape("transformer_blocks.0.attn.norm_q.weight")
@@ -193,11 +193,11 @@ class _Pieces(torch.nn.Module):
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
         pieces = dict(state_dict)
-        joined = {}
+        state = {}
         for name, count in self.counts.items():
             parts = [pieces.pop(f"{name}#{i}") for i in range(count)]
-            joined[name] = torch.cat(parts) if count > 1 else parts[0]
-        return self.module.load_state_dict(joined, strict=strict, assign=assign)
+            state[name] = torch.cat(parts) if count > 1 else parts[0]
+        return self.module.load_state_dict(state, strict=strict, assign=assign)
 
 
 def fill_transformer(
@@ -219,6 +219,6 @@ def fill_transformer(
         counts[name] = len(pieces)
         for i, piece in enumerate(pieces):
             sources[f"{name}#{i}"] = Source(prefix + piece.key, piece.part, piece.parts)
-    claimed = weights.under(prefix) if prefix else list(weights.shapes)
+    names = weights.under(prefix) if prefix else list(weights.shapes)
     shell = _Pieces(module, counts)
-    fill_module(shell, sources, weights, what="transformer", claimed=claimed, device=device, dtype=dtype)
+    fill_module(shell, sources, weights, what="transformer", names=names, device=device, dtype=dtype)

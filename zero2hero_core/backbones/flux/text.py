@@ -25,7 +25,7 @@ from .dit import TextEmbedding
 TEXT_FILE = "text_embedding.safetensors"
 TOKENS = 512
 QWEN3_LAYERS = (9, 18, 27)
-_BROKEN = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
+_LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, AttributeError, ImportError)
 
 
 def read_text(path: str | Path, prompt: str | None = None) -> TextEmbedding:
@@ -44,10 +44,10 @@ def read_text(path: str | Path, prompt: str | None = None) -> TextEmbedding:
             f"{path}: expected a text embedding with the tensors tokens and, for FLUX.1, pooled; "
             f"got {', '.join(sorted(weights.shapes)[:5]) or 'none'}."
         )
-    stored = weights.metadata.get("prompt", "")
-    if prompt is not None and stored != prompt:
+    own_prompt = weights.metadata.get("prompt", "")
+    if prompt is not None and own_prompt != prompt:
         raise InputError(
-            f"{path}: holds the prompt {stored!r}, wanted is {prompt!r}; encode that one, or give another file."
+            f"{path}: holds the prompt {own_prompt!r}, wanted is {prompt!r}; encode that one, or give another file."
         )
     tokens = weights.read("tokens")
     pooled = weights.read("pooled") if "pooled" in weights.shapes else None
@@ -121,14 +121,14 @@ def _encode_qwen3(folder: Path, prompt: str, device: torch.device, dtype: torch.
     _check_kind(folder / "text_encoder", "Qwen3ForCausalLM", "Qwen3Model")
     tokenizer = _load_tokenizer(folder / "tokenizer")
     try:
-        written = tokenizer.apply_chat_template(
+        chat = tokenizer.apply_chat_template(
             [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{folder / 'tokenizer'}: expected the chat template of Qwen3, got none; fetch it again."
         ) from error
-    inputs = _token_ids(tokenizer, written, TOKENS)
+    inputs = _token_ids(tokenizer, chat, TOKENS)
     model = _load_encoder(folder / "text_encoder", "Qwen3Model", device, dtype)
     states = model(
         input_ids=inputs["input_ids"].to(device),
@@ -154,11 +154,11 @@ def _check_kind(folder: Path, *kinds: str) -> None:
             f"{folder}: no such text encoder; complete the model folder, or give the text embedding as a file "
             f"({TEXT_FILE})."
         )
-    found = read_json(folder / "config.json").get("architectures") or [kinds[0]]
-    if not set(found) <= set(kinds):
+    architectures = read_json(folder / "config.json").get("architectures") or [kinds[0]]
+    if not set(architectures) <= set(kinds):
         raise InputError(
-            f"{folder}: expected a {kinds[0]}, got {', '.join(map(str, found))}; take the text encoder of this model "
-            "family, or give the text embedding as a file."
+            f"{folder}: expected a {kinds[0]}, got {', '.join(map(str, architectures))}; take the text encoder of this "
+            "model family, or give the text embedding as a file."
         )
 
 
@@ -176,7 +176,7 @@ def _load_encoder(folder: Path, class_name: str, device: torch.device, dtype: to
             )
     except torch.cuda.OutOfMemoryError:
         raise
-    except _BROKEN as error:
+    except _LOAD_ERRORS as error:
         raise InputError(f"{folder}: the {class_name} could not be loaded ({error}); fetch it again.") from error
     missing = sorted(report["missing_keys"])
     if missing:
@@ -212,5 +212,5 @@ def _load_tokenizer(folder: Path) -> Any:
         )
     try:
         return transformers.AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except _BROKEN as error:
+    except _LOAD_ERRORS as error:
         raise InputError(f"{folder}: could not read the tokenizer ({error}); fetch its files again.") from error

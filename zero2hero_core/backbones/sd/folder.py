@@ -53,8 +53,8 @@ def read_scheduler(folder: Path, prediction_type: str) -> tuple[str, torch.Tenso
     if not path.is_file() and prediction_type != "auto":
         return prediction_type, stable_diffusion_alphas()
     config = read_json(path)
-    declared = config.get("prediction_type", "epsilon")
-    prediction = declared if prediction_type == "auto" else prediction_type
+    own_type = config.get("prediction_type", "epsilon")
+    prediction = own_type if prediction_type == "auto" else prediction_type
     if prediction not in PREDICTION_TYPES:
         raise InputError(
             f"{path}: expected prediction_type {' or '.join(PREDICTION_TYPES)}, got {prediction}; choose another model."
@@ -88,16 +88,16 @@ def alphas_cumprod_of(config: Mapping[str, Any], where: str, prediction_type: st
 
 def _betas(config: Mapping[str, Any], where: str) -> torch.Tensor:
     steps = config.get("num_train_timesteps", TRAIN_TIMESTEPS)
-    trained, schedule = config.get("trained_betas"), config.get("beta_schedule", "linear")
+    betas, schedule = config.get("trained_betas"), config.get("beta_schedule", "linear")
     start, end = config.get("beta_start", 1e-4), config.get("beta_end", 0.02)
-    steps = steps if trained is None else len(trained)
+    steps = steps if betas is None else len(betas)
     if steps != TRAIN_TIMESTEPS:
         raise InputError(f"{where}: expected {TRAIN_TIMESTEPS} training timesteps, got {steps}; choose another model.")
-    ends = (start, end) if trained is None else (min(trained), max(trained))
+    ends = (start, end) if betas is None else (min(betas), max(betas))
     if not all(isinstance(beta, (int, float)) and 0 < beta < 1 for beta in ends):
         raise InputError(f"{where}: expected betas in (0, 1), got {ends[0]} to {ends[1]}; correct the file.")
-    if trained is not None:
-        return torch.tensor(trained, dtype=torch.float32)
+    if betas is not None:
+        return torch.tensor(betas, dtype=torch.float32)
     if schedule == "linear":
         return torch.linspace(start, end, TRAIN_TIMESTEPS, dtype=torch.float32)
     if schedule == "scaled_linear":
@@ -117,9 +117,9 @@ def load_component(folder: Path, class_name: str, *, device: torch.device, dtype
         InputError: another class, another family, or weights that do not fit the configuration.
     """
     config = read_json(folder / "config.json")
-    found = config.get("_class_name", class_name)
-    if found != class_name:
-        raise InputError(f"{folder}: expected a {class_name}, got a {found}; choose an SD 1.5 or 2.1 folder.")
+    kind = config.get("_class_name", class_name)
+    if kind != class_name:
+        raise InputError(f"{folder}: expected a {class_name}, got a {kind}; choose an SD 1.5 or 2.1 folder.")
     if class_name == "AutoencoderKL":
         _check_vae(folder, config)
     else:
@@ -127,7 +127,7 @@ def load_component(folder: Path, class_name: str, *, device: torch.device, dtype
     weights = open_component(folder, "diffusion_pytorch_model")
     module = build_on_meta(class_name, config, folder)
     sources = {name: Source(_stored_name(name, weights)) for name in module.state_dict()}
-    fill_module(module, sources, weights, what=class_name, claimed=weights.shapes, device=device, dtype=dtype)
+    fill_module(module, sources, weights, what=class_name, names=weights.shapes, device=device, dtype=dtype)
     return module
 
 

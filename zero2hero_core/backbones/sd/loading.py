@@ -139,10 +139,10 @@ def load_parts(
     source = find_model(path, _HUB_FILES)
     parts = _load_folder(source, options) if source.is_dir() else _load_single_file(source, options)
     unet, vae, prediction, alphas_cumprod, encoder = parts
-    stored = source / EMBEDDING_FILE if empty_embedding is None else Path(empty_embedding)
+    file = source / EMBEDDING_FILE if empty_embedding is None else Path(empty_embedding)
     context = None
-    if empty_embedding is not None or (encoder is None and stored.is_file()):
-        context = text.read_empty_embedding(stored, device=options.device, dtype=options.dtype)
+    if empty_embedding is not None or (encoder is None and file.is_file()):
+        context = text.read_empty_embedding(file, device=options.device, dtype=options.dtype)
     elif encoder is not None:
         context = encoder.encode("")
     _check_fit(source, unet, vae, context)
@@ -159,10 +159,10 @@ def load_parts(
     )
 
 
-_Loaded = tuple[Any, Any, str, torch.Tensor, "text.PromptEncoder | None"]
+_Parts = tuple[Any, Any, str, torch.Tensor, "text.PromptEncoder | None"]
 
 
-def _load_single_file(path: Path, options: _Options) -> _Loaded:
+def _load_single_file(path: Path, options: _Options) -> _Parts:
     place: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
     weights = open_weights(path)
     single_file.refuse_other_families(weights)
@@ -172,21 +172,21 @@ def _load_single_file(path: Path, options: _Options) -> _Loaded:
         prediction = single_file.guess_prediction_type(weights, config)
     unet = build_on_meta("UNet2DConditionModel", config, path)
     vae = build_on_meta("AutoencoderKL", vae_config, path)
-    crossed = tuple(kind.startswith("CrossAttn") for kind in config["up_block_types"])
+    cross_attention = tuple(kind.startswith("CrossAttn") for kind in config["up_block_types"])
     layers, levels = config["layers_per_block"], len(vae_config["block_out_channels"])
-    unet_sources = {name: single_file.unet_source(name, layers, crossed) for name in unet.state_dict()}
+    unet_sources = {name: single_file.unet_source(name, layers, cross_attention) for name in unet.state_dict()}
     vae_sources = {name: single_file.vae_source(name, levels) for name in vae.state_dict()}
     unet_keys = weights.under(single_file.UNET_PREFIX)
     vae_keys = [key for key in weights.under(single_file.VAE_PREFIX) if not key.startswith(single_file.VAE_TRAINING)]
-    fill_module(unet, unet_sources, weights, what="UNet", claimed=unet_keys, **place)
-    fill_module(vae, vae_sources, weights, what="VAE", claimed=vae_keys, **place)
+    fill_module(unet, unet_sources, weights, what="UNet", names=unet_keys, **place)
+    fill_module(vae, vae_sources, weights, what="VAE", names=vae_keys, **place)
     encoder = text.text_encoder_in_file(weights, **place)
     if encoder is not None and options.tokenizer is not None:
         encoder.tokenizer = text.load_tokenizer(options.tokenizer)
     return unet, vae, prediction, stable_diffusion_alphas(), encoder
 
 
-def _load_folder(folder: Path, options: _Options) -> _Loaded:
+def _load_folder(folder: Path, options: _Options) -> _Parts:
     place: dict[str, Any] = {"device": options.device, "dtype": options.dtype}
     check_pipeline(folder)
     prediction, alphas_cumprod = read_scheduler(folder, options.prediction_type)
@@ -201,9 +201,9 @@ def _load_folder(folder: Path, options: _Options) -> _Loaded:
 
 
 def _check_fit(source: Path, unet: Any, vae: Any, context: torch.Tensor | None) -> None:
-    latents, wanted = vae.config["latent_channels"], unet.config["in_channels"]
-    if latents != wanted:
-        raise InputError(f"{source}: UNet and VAE do not belong together: {wanted} and {latents} latent channels.")
+    latents, channels = vae.config["latent_channels"], unet.config["in_channels"]
+    if latents != channels:
+        raise InputError(f"{source}: UNet and VAE do not belong together: {channels} and {latents} latent channels.")
     width = unet.config["cross_attention_dim"]
     if context is not None and context.shape[-1] != width:
         raise InputError(

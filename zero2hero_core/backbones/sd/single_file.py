@@ -125,8 +125,8 @@ def unet_config(weights: Weights) -> dict[str, Any]:
         _size(weights, f"{UNET_PREFIX}input_blocks.{1 + i * period}.0.out_layers.3.weight", 0) for i in range(levels)
     )
     attention = [f"{UNET_PREFIX}input_blocks.{1 + i * period}.1.transformer_blocks.0" for i in range(levels)]
-    crossed = [f"{name}.attn2.to_k.weight" in keys for name in attention]
-    up_crossed = [f"{UNET_PREFIX}output_blocks.{i * period}.1.proj_in.weight" in keys for i in range(levels)]
+    down_attention = [f"{name}.attn2.to_k.weight" in keys for name in attention]
+    up_attention = [f"{UNET_PREFIX}output_blocks.{i * period}.1.proj_in.weight" in keys for i in range(levels)]
     middle = f"{UNET_PREFIX}middle_block.1."
     linear = len(keys.get(f"{middle}proj_in.weight", ())) == 2
     divisor = 64 if linear else 8
@@ -141,8 +141,8 @@ def unet_config(weights: Weights) -> dict[str, Any]:
         "out_channels": _size(weights, f"{UNET_PREFIX}out.2.weight", 0),
         "layers_per_block": period - 1,
         "block_out_channels": channels,
-        "down_block_types": tuple("CrossAttnDownBlock2D" if c else "DownBlock2D" for c in crossed),
-        "up_block_types": tuple("CrossAttnUpBlock2D" if c else "UpBlock2D" for c in up_crossed),
+        "down_block_types": tuple("CrossAttnDownBlock2D" if c else "DownBlock2D" for c in down_attention),
+        "up_block_types": tuple("CrossAttnUpBlock2D" if c else "UpBlock2D" for c in up_attention),
         "cross_attention_dim": _size(weights, f"{middle}transformer_blocks.0.attn2.to_k.weight", 1),
         # diffusers calls the number of heads `attention_head_dim` in this class.
         "attention_head_dim": tuple(width // 64 for width in channels) if linear else 8,
@@ -155,10 +155,10 @@ def unet_config(weights: Weights) -> dict[str, Any]:
 def vae_config(weights: Weights) -> dict[str, Any]:
     """Return the `AutoencoderKL` configuration that the tensors under first_stage_model. have."""
     keys = weights.shapes
-    found = {
+    blocks = {
         m.groups() for key in keys if (m := re.match(r"first_stage_model\.encoder\.down\.(\d+)\.block\.(\d+)\.", key))
     }
-    levels = 1 + max((int(level) for level, _ in found), default=-1)
+    levels = 1 + max((int(level) for level, _ in blocks), default=-1)
     if not levels:
         raise InputError(
             f"{weights.path}: expected a VAE with encoder and decoder, got no encoder; choose another file."
@@ -171,7 +171,7 @@ def vae_config(weights: Weights) -> dict[str, Any]:
         "out_channels": _size(weights, f"{VAE_PREFIX}decoder.conv_out.weight", 0),
         "latent_channels": _size(weights, f"{VAE_PREFIX}decoder.conv_in.weight", 1),
         "block_out_channels": channels,
-        "layers_per_block": len({block for level, block in found if level == "0"}),
+        "layers_per_block": len({block for level, block in blocks if level == "0"}),
         "down_block_types": ("DownEncoderBlock2D",) * levels,
         "up_block_types": ("UpDecoderBlock2D",) * levels,
         "use_quant_conv": f"{VAE_PREFIX}quant_conv.weight" in keys,
@@ -190,7 +190,7 @@ def _size(weights: Weights, key: str, axis: int) -> int:
     return shape[axis]
 
 
-def unet_source(name: str, layers: int, crossed_up: tuple[bool, ...]) -> Source:
+def unet_source(name: str, layers: int, up_attention: tuple[bool, ...]) -> Source:
     """Return where the original layout keeps a `UNet2DConditionModel` parameter.
 
     Example, after the prefix: ("down_blocks.1.resnets.0.conv1.weight", 2, ...) gives
@@ -199,7 +199,7 @@ def unet_source(name: str, layers: int, crossed_up: tuple[bool, ...]) -> Source:
     Args:
         name: parameter name in diffusers.
         layers: layers per block.
-        crossed_up: for each up block, whether it has attention; its upsampler is then the third module.
+        up_attention: for each up block, whether it has attention; its upsampler is then the third module.
     """
     module, _, kind = name.rpartition(".")
     if module in _UNET_TOP:
@@ -215,7 +215,7 @@ def unet_source(name: str, layers: int, crossed_up: tuple[bool, ...]) -> Source:
             "resnets": f"0.{_resnet(rest)}",
             "attentions": f"1.{rest}",
             "downsamplers": f"0.op.{kind}",
-            "upsamplers": f"{2 if direction == 'up' and crossed_up[block] else 1}.conv.{kind}",
+            "upsamplers": f"{2 if direction == 'up' and up_attention[block] else 1}.conv.{kind}",
         }
         return Source(f"{UNET_PREFIX}{place}.{inner[part]}")
     raise InputError(f"UNet parameter {name}: the original layout has no such part; give a diffusers folder.")
@@ -257,14 +257,14 @@ def guess_prediction_type(weights: Weights, config: dict[str, Any]) -> str:
     Raises:
         InputError: the header names a prediction type that is neither.
     """
-    declared = weights.metadata.get("modelspec.prediction_type", "").lower()
-    if declared in V_PREDICTION_NAMES:
+    prediction = weights.metadata.get("modelspec.prediction_type", "").lower()
+    if prediction in V_PREDICTION_NAMES:
         return "v_prediction"
-    if declared in EPSILON_NAMES:
+    if prediction in EPSILON_NAMES:
         return "epsilon"
-    if declared:
+    if prediction:
         raise InputError(
-            f"{weights.path}: expected a model that predicts epsilon or v, its header says '{declared}'; "
+            f"{weights.path}: expected a model that predicts epsilon or v, its header says '{prediction}'; "
             "if the header is wrong, give prediction_type."
         )
     if weights.metadata.get("modelspec.architecture", "").lower().endswith("-v"):

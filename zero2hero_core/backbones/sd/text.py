@@ -15,13 +15,12 @@ from typing import Any
 import torch
 
 from ...checks import InputError, check_shape
-from ...files.tensor_file import write_tensors
 from ..weights import Source, Weights, fill_module, open_component, open_weights, read_json
 
 EMBEDDING_KEY = "empty_embedding"
 _CLIP_PREFIXES = ("cond_stage_model.transformer.text_model.", "cond_stage_model.transformer.")
 _OPEN_CLIP_PREFIXES = ("cond_stage_model.model.", "conditioner.embedders.0.model.")
-_OPEN_CLIP_LAYERS_USED = 23
+_OPEN_CLIP_LAYERS = 23
 # Stored beside the encoder in some files, and not part of it.
 _NOT_WEIGHTS = ("position_ids", "logit_scale", "text_projection", "text_projection.weight", "attn_mask")
 _OPEN_CLIP_NAMES = {
@@ -69,13 +68,13 @@ class PromptEncoder:
             InputError: a prompt that is not empty and no tokenizer, or a prompt of more than L - 2 tokens.
         """
         if self.tokenizer is not None:
-            listed = self.tokenizer(
+            rows = self.tokenizer(
                 list(prompts), padding="max_length", max_length=self.length, truncation=False
             ).input_ids
-            longest = max(len(ids) for ids in listed)
+            longest = max(len(ids) for ids in rows)
             if longest > self.length:
                 raise InputError(f"prompt: expected at most {self.length - 2} tokens, got {longest - 2}; shorten it.")
-            return torch.tensor(listed, dtype=torch.long)
+            return torch.tensor(rows, dtype=torch.long)
         spoken = [prompt for prompt in prompts if prompt.strip()]
         if spoken:
             raise InputError(
@@ -120,13 +119,13 @@ def text_encoder_in_file(weights: Weights, *, device: torch.device, dtype: torch
     config = text_config(weights, prefix, open_clip=open_clip)
     model = _clip_on_meta(config)
     sources = {name: text_source(name, prefix, open_clip=open_clip) for name in model.state_dict()}
-    claimed = [
+    names = [
         key
         for key in weights.under(prefix)
         if not key.endswith(_NOT_WEIGHTS)
         and not ((m := re.search(r"\.resblocks\.(\d+)\.", key)) and int(m[1]) >= config["num_hidden_layers"])
     ]
-    _fill(model, sources, weights, claimed, device, dtype)
+    _fill(model, sources, weights, names, device, dtype)
     return PromptEncoder(model, pad_with_end=not open_clip)
 
 
@@ -155,8 +154,8 @@ def text_encoder_in_folder(
     for name in model.state_dict():
         bare = name.removeprefix("text_model.")  # transformers 5.6 dropped this prefix; files have either
         sources[name] = Source(bare if bare in weights.shapes else f"text_model.{bare}")
-    claimed = [key for key in weights.shapes if not key.endswith(_NOT_WEIGHTS)]
-    _fill(model, sources, weights, claimed, device, dtype)
+    names = [key for key in weights.shapes if not key.endswith(_NOT_WEIGHTS)]
+    _fill(model, sources, weights, names, device, dtype)
     tokenizer = None if tokenizer_folder is None else load_tokenizer(tokenizer_folder)
     return PromptEncoder(model, tokenizer, pad_with_end=config.get("hidden_act", "quick_gelu") == "quick_gelu")
 
@@ -186,17 +185,17 @@ def text_config(weights: Weights, prefix: str, *, open_clip: bool) -> dict[str, 
             r"encoder\.layers\.(\d+)\.",
             "mlp.fc1.weight",
         )
-    found = [int(m[1]) for key in weights.under(prefix) if (m := re.match(names[2], key[len(prefix) :]))]
+    numbers = [int(m[1]) for key in weights.under(prefix) if (m := re.match(names[2], key[len(prefix) :]))]
     wide = [shape[0] for key, shape in weights.shapes.items() if key.startswith(prefix) and key.endswith(names[3])]
     tables = [weights.shapes.get(f"{prefix}{name}", ()) for name in names[:2]]
-    if not found or not wide or any(len(table) != 2 for table in tables):
+    if not numbers or not wide or any(len(table) != 2 for table in tables):
         raise InputError(
             f"{weights.path}: expected a whole text encoder under {prefix}, got a part; fetch the file again."
         )
-    layers = max(found) + 1
+    layers = max(numbers) + 1
     if open_clip:
         # Some files were saved without the unused last layer already.
-        layers = layers if layers == _OPEN_CLIP_LAYERS_USED else layers - 1
+        layers = layers if layers == _OPEN_CLIP_LAYERS else layers - 1
     (vocabulary, width), (positions, _) = tables
     return {
         "vocab_size": vocabulary,
@@ -245,19 +244,13 @@ def read_empty_embedding(path: Path, *, device: torch.device, dtype: torch.dtype
     return embedding.to(device=device, dtype=dtype)
 
 
-def save_empty_embedding(path: Path, embedding: torch.Tensor) -> None:
-    """Store an empty-prompt embedding (1, L, D) as float32, for weights that come without a text encoder."""
-    check_shape("embedding", embedding, (1, "tokens", "width"))
-    write_tensors(path, {EMBEDDING_KEY: embedding.detach().float().cpu().contiguous()}, {})
-
-
 def _clip_on_meta(config: dict[str, Any]) -> Any:
     from transformers import CLIPTextConfig, CLIPTextModel
 
     try:
-        parsed = CLIPTextConfig.from_dict(config)
+        settings = CLIPTextConfig.from_dict(config)
         with torch.device("meta"):
-            return CLIPTextModel(parsed)
+            return CLIPTextModel(settings)
     except (ValueError, TypeError, KeyError) as error:
         raise InputError(
             f"text encoder: its configuration cannot be built ({error}); fetch config.json again."
@@ -268,11 +261,11 @@ def _fill(
     model: Any,
     sources: dict[str, Source],
     weights: Weights,
-    claimed: list[str],
+    names: list[str],
     device: torch.device,
     dtype: torch.dtype,
 ) -> None:
-    fill_module(model, sources, weights, what="text encoder", claimed=claimed, device=device, dtype=dtype)
+    fill_module(model, sources, weights, what="text encoder", names=names, device=device, dtype=dtype)
     for module in model.modules():
         # The positions are not stored: give them a value, now that the module has left the meta device.
         if getattr(module, "position_ids", None) is not None:

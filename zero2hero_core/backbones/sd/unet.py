@@ -31,10 +31,10 @@ class HookedAttention:
     ) -> torch.Tensor:
         """Self-attention of hidden states (B, N, C)."""
         hook = self.slot.hook
-        needed = ALL if hook is None else hook.needs(self.layer)
+        needs = ALL if hook is None else hook.needs(self.layer)
 
         def heads(name: str, linear: torch.nn.Module) -> torch.Tensor | None:
-            if name not in needed:
+            if name not in needs:
                 return None
             split: torch.Tensor = linear(hidden_states).unflatten(-1, (attn.heads, -1)).transpose(1, 2)
             return split
@@ -45,8 +45,8 @@ class HookedAttention:
         else:
             out = hook(self.layer, query, key, value)
         out = out.transpose(1, 2).flatten(2).to(hidden_states.dtype)
-        projected: torch.Tensor = attn.to_out[1](attn.to_out[0](out))
-        return projected
+        projection: torch.Tensor = attn.to_out[1](attn.to_out[0](out))
+        return projection
 
 
 class _StopForward(Exception):
@@ -55,10 +55,10 @@ class _StopForward(Exception):
 
 def output_of(module: torch.nn.Module, run: Callable[[], Any]) -> torch.Tensor:
     """What `module` gives in the pass `run`, which ends there."""
-    kept: list[torch.Tensor] = []
+    outputs: list[torch.Tensor] = []
 
     def stop(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        kept.append(output)
+        outputs.append(output)
         raise _StopForward
 
     handle = module.register_forward_hook(stop)
@@ -68,7 +68,7 @@ def output_of(module: torch.nn.Module, run: Callable[[], Any]) -> torch.Tensor:
         pass
     finally:
         handle.remove()
-    return kept[0]
+    return outputs[0]
 
 
 def decoder_attentions(unet: Any) -> dict[int, Any]:
@@ -168,8 +168,8 @@ class UNetBackbone(UNetCalls):
         self.empty_embedding, self.scaling_factor = empty_embedding, scaling_factor
         self.prompt_encoder, self.recommended = prompt_encoder, recommended or {}
         self.layers = decoder_attentions(unet)
-        known = next(iter(self.layers.values())).processor  # a second backbone of the same UNet shares its slot
-        self._slot = known.slot if isinstance(known, HookedAttention) else HookSlot()
+        processor = next(iter(self.layers.values())).processor  # a second backbone of the same UNet shares its slot
+        self._slot = processor.slot if isinstance(processor, HookedAttention) else HookSlot()
         for layer, attention in self.layers.items():
             attention.set_processor(HookedAttention(layer, self._slot))
 
@@ -223,8 +223,8 @@ class UNetBackbone(UNetCalls):
                 f"images: expected sides that are multiples of {self.multiple} for this model, "
                 f"got {images.shape[-1]} x {images.shape[-2]}; resize or pad them."
             )
-        found = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
-        return Posterior(found, self.scaling_factor)
+        distribution = self.vae.encode((images * 2 - 1).to(self.device, self.vae.dtype)).latent_dist
+        return Posterior(distribution, self.scaling_factor)
 
     @torch.no_grad()
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
@@ -250,8 +250,8 @@ class UNetBackbone(UNetCalls):
         The sampler computes in float32 whatever the UNet computes in. `context` (1, L, D) is shared by the batch.
         """
         with self.hooked(hook):
-            given = latents.to(self.dtype)
-            out: torch.Tensor = self.unet(given, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
+            inputs = latents.to(self.dtype)
+            out: torch.Tensor = self.unet(inputs, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
         if self.prediction_type == "epsilon":
             return out
         alpha = self.alphas_cumprod[timestep]

@@ -28,11 +28,6 @@ class Mesh:
         vertices = (self.vertices * np.array(scale)) @ turn_matrix(turn).T + np.array(position)
         return Mesh(vertices, self.faces, self.smooth)
 
-    def volume(self) -> float:
-        """Return the enclosed volume: the sum of signed tetrahedra; positive when all faces turn the right way."""
-        triangles = np.array([(face[0], b, c) for face in self.faces for b, c in pairwise(face[1:])])
-        return float(np.linalg.det(self.vertices[triangles]).sum()) / 6
-
 
 def turn_matrix(degrees: Point) -> np.ndarray:
     """Return the rotation (3, 3) about x, then y, then z."""

@@ -29,7 +29,7 @@ class TaskInfo:
         has_masks, has_correspondence: whether there are such files.
         seed: what the clip was rendered from; None for real footage.
         source: where the clip comes from and how it was made, values that JSON can hold.
-        made_by: program and version; sha256: `dataset.hash_files` of the task.
+        made_by: program and version; sha256: `task.hash_files` of the task.
     Raises: InputError when a value cannot be.
     """
 

@@ -113,14 +113,6 @@ class Task:
             )
         return load_frame_correspondence(self.folder / CORRESPONDENCE / correspondence_name(index), self.frames.size_hw)
 
-    def verify(self) -> None:
-        """Compare the files with the hash in task.json. Raises: InputError when one has changed, is gone or is new."""
-        if (found := hash_files(self.folder)) != self.metadata.sha256:
-            raise InputError(
-                f"{self.folder}: expected files with SHA-256 {self.metadata.sha256[:16]}..., got {found[:16]}...; a "
-                "file was changed after the task was made: make it again."
-            )
-
 
 def load_task(folder: str | os.PathLike[str]) -> Task:
     """Return the task in `folder`. Names, numbers and sizes of all pictures are checked, their pixels are not read.

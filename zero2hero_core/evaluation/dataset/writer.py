@@ -1,4 +1,4 @@
-"""Write tasks (`dataset.py`), each all or nothing, and the list of them that the authors' Zero-Stage code takes."""
+"""Write tasks (see `task.py`), each all or nothing, and the list of them that the authors' Zero-Stage code takes."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Learned measures of kept pictures: LPIPS of each frame with a truth, VBench's subject consistency and motion
 smoothness of a whole clip.
 
-Their networks stand on weights that others publish (`metrics_networks.py`) and that nothing here fetches; AMT's code is
+Their networks stand on weights that others publish (`metrics/networks.py`) and that nothing here fetches; AMT's code is
 taken from a checkout. Where a part is missing, `why_not` says which.
 """
 
@@ -77,7 +77,7 @@ def measure_learned(
 ) -> Values:
     """Learned measures of frames (N, 3, H, W), those that are `possible`.
 
-    lpips, lpips authors: the two forms of `metrics_learned.lpips` on the pictures as they are, by frame; subject
+    lpips, lpips authors: the two forms of `metrics.learned.lpips` on the pictures as they are, by frame; subject
     consistency: frame 1, 2, 3 ...; motion smoothness: frame 1, 3, 5 ....
     """
     measures: Values = {}

@@ -109,14 +109,14 @@ def read_metadata(path: Path) -> HeroMetadata | None:
 
 
 def _parse(path: Path, header: Mapping[str, str]) -> HeroMetadata | None:
-    found = {key.removeprefix(_PREFIX): value for key, value in header.items() if key.startswith(_PREFIX)}
-    if not found:
+    values = {key.removeprefix(_PREFIX): value for key, value in header.items() if key.startswith(_PREFIX)}
+    if not values:
         return None
-    if found.get("format") != FORMAT:
-        raise InputError(f"{path}: expected format {FORMAT}, got {found.get('format')}; update this package.")
+    if values.get("format") != FORMAT:
+        raise InputError(f"{path}: expected format {FORMAT}, got {values.get('format')}; update this package.")
     try:
         metadata = HeroMetadata(
-            **{f.name: _PARSE[str(f.type)](found[f.name]) for f in dataclasses.fields(HeroMetadata)}
+            **{f.name: _PARSE[str(f.type)](values[f.name]) for f in dataclasses.fields(HeroMetadata)}
         )
         if metadata.count < 1:
             raise ValueError(f"count {metadata.count}")
@@ -148,8 +148,8 @@ def load_lora(
     files = [Path(paths)] if isinstance(paths, str | Path) else [Path(path) for path in paths]
     if not files:
         raise InputError("LoRA: expected at least one file, got none.")
-    wanted, how = (backbone.family.name, "this model is") if family is None else (family, "wanted is")
-    headers = [_read_header(path, wanted, how, mode) for path in files]
+    own_family, how = (backbone.family.name, "this model is") if family is None else (family, "wanted is")
+    headers = [_read_header(path, own_family, how, mode) for path in files]
     metadata = headers[0]
     if any(headers) and len(files) > 1:
         path = files[[header is not None for header in headers].index(True)]

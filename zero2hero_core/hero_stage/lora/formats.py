@@ -121,8 +121,8 @@ def check_state(state: Mapping[str, torch.Tensor], shapes: Mapping[str, Sequence
 
 def some(keys: Iterable[str]) -> str:
     """The first three names, for a message."""
-    ordered = sorted(keys)
-    return ", ".join(ordered[:3]) + (", ..." if len(ordered) > 3 else "")
+    names = sorted(keys)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 OURS, AUTHORS = "zero2hero", "authors"
@@ -195,36 +195,36 @@ def read_authors(files: Sequence[tuple[Path, Mapping[str, torch.Tensor]]], trans
     Raises: InputError when anything does not fit the model, or the files differ in rank or layers.
     """
     (first, content), *others = [(path, _read_one(path, state, transformer)) for path, state in files]
-    count, merged = content.count, dict(content.state)
+    count, union = content.count, dict(content.state)
     for path, other in others:
         if other.spec != content.spec:
             raise InputError(f"{path}: has {_spec(other)}, but {first} has {_spec(content)}; give files trained alike.")
         for key, tensor in other.state.items():
             index, rest = key.removeprefix("condition_").split(".", 1)
-            merged[f"condition_{count + int(index)}.{rest}"] = tensor
+            union[f"condition_{count + int(index)}.{rest}"] = tensor
         count += other.count
-    return FileContent(content.spec, count, merged)
+    return FileContent(content.spec, count, union)
 
 
 def _read_one(path: Path, state: Mapping[str, torch.Tensor], transformer: Any) -> FileContent:
-    renamed: dict[str, torch.Tensor] = {}
+    ours: dict[str, torch.Tensor] = {}
     groups, indices = set(), set()
     for key, tensor in state.items():
         match = _AUTHORS.fullmatch(key)
         assert match is not None
         group, index = _GROUPS[match["what"]], int(match["index"])
-        renamed[f"condition_{index}.{match['block']}.{DOUBLE[group]}.{_SIDES[match['side']]}"] = tensor
+        ours[f"condition_{index}.{match['block']}.{DOUBLE[group]}.{_SIDES[match['side']]}"] = tensor
         groups.add(group)
         indices.add(index)
-    downs = [tensor for key, tensor in renamed.items() if key.endswith("lora_A.weight")]
+    downs = [tensor for key, tensor in ours.items() if key.endswith("lora_A.weight")]
     if not downs or downs[0].ndim != 2 or not len(downs[0]):
         raise InputError(f"{path}: expected matrices `down` of shape (rank, width), got none; the file is damaged.")
     _check_count(path, indices, len(indices))
-    chosen, linears = find_linears(transformer, tuple(sorted(groups)))
-    spec, count = LoRASpec(len(downs[0]), None, chosen), len(indices)
-    _check_model(path, renamed, linears)
-    check_state(renamed, adapter_shapes(linears, spec.rank, count), str(path))
-    return FileContent(spec, count, _read_input(renamed, linears, count))
+    layers, linears = find_linears(transformer, tuple(sorted(groups)))
+    spec, count = LoRASpec(len(downs[0]), None, layers), len(indices)
+    _check_model(path, ours, linears)
+    check_state(ours, adapter_shapes(linears, spec.rank, count), str(path))
+    return FileContent(spec, count, _read_input(ours, linears, count))
 
 
 def _read_input(state: dict[str, torch.Tensor], linears: Mapping[str, Any], count: int) -> dict[str, torch.Tensor]:
@@ -260,10 +260,10 @@ def _check_count(path: Path, indices: Collection[int], count: int) -> None:
 def _check_model(path: Path, state: Mapping[str, torch.Tensor], linears: Mapping[str, Any]) -> None:
     """Raise `InputError` naming both models, unless number of blocks and width agree."""
     theirs = {_module(key): t.shape[-1] if t.ndim else 0 for key, t in state.items() if key.endswith("lora_A.weight")}
-    made, here = _describe(theirs), _describe({name: linear.in_features for name, linear in linears.items()})
-    if made != here:
+    there, here = _describe(theirs), _describe({name: linear.in_features for name, linear in linears.items()})
+    if there != here:
         raise InputError(
-            f"{path}: made for a model with {made}, this one has {here}; give the LoRA of this model, whole."
+            f"{path}: made for a model with {there}, this one has {here}; give the LoRA of this model, whole."
         )
 
 

@@ -1,12 +1,11 @@
 """Memory of Hero-Stage, computed from a model's sizes before anything is loaded.
 
-Counted are the tensors that training and restoring hold at their peak: stored weights, LoRA with gradients and
+Counted are the tensors that training holds at its peak: stored weights, LoRA with gradients and
 optimiser states, keys and values of the conditions, and what the backward pass keeps of each layer. What is kept was
 read off the operations of the blocks and is checked against autograd's list of saved tensors
-(tests/core/test_hero_memory.py).
+(tests/core/hero_stage/test_memory.py).
 
-Left out: the text encoders, which run once and are dropped, and the autoencoder. Training encodes before the first
-step; restoring decodes after the sampling of a batch, when that batch's activations are free again.
+Left out: the text encoders, which run once and are dropped, and the autoencoder, which encodes before the first step.
 """
 
 from __future__ import annotations
@@ -24,7 +23,6 @@ __all__ = [
     "ModelSize",
     "Pass",
     "condition_bytes",
-    "estimate_restoring",
     "estimate_training",
     "kept_by_block",
     "kept_by_pass",
@@ -145,17 +143,16 @@ def _after_keys(size: ModelSize, run: Pass) -> int:
     return query + n * size.mlp * c + _kept_by_attention(size, run, value_is_kept=True)
 
 
-def _working_set(size: ModelSize, run: Pass, weights: str, *, backward: bool) -> int:
-    """What an operation has open at a time: the widest activation (and its gradient), keys and values of attention (and
-    theirs), the rotary embedding in float32, and one layer's weights unpacked."""
+def _working_set(size: ModelSize, run: Pass, weights: str) -> int:
+    """What an operation has open at a time: the widest activation and its gradient, keys and values of attention and
+    theirs, the rotary embedding in float32, and one layer's weights unpacked."""
     d, c, n = size.width, run.value, run.tokens
     widest = 3 * d + 2 * size.mlp if size.fused else d + size.mlp
-    sides = 2 if backward else 1
-    unpacked = size.widest_layer() * c if weights in ("fp8", "nf4") else 0
-    return sides * (n * widest + 2 * (n + run.appended) * d) * c + 3 * n * d * _FLOAT32 + unpacked
+    layer = size.widest_layer() * c if weights in ("fp8", "nf4") else 0
+    return 2 * (n * widest + 2 * (n + run.appended) * d) * c + 3 * n * d * _FLOAT32 + layer
 
 
-def _checked(weights: str, float32: bool, conditions: int, **counts: int) -> int:
+def _check_counts(weights: str, float32: bool, conditions: int, **counts: int) -> int:
     """Bytes of a number that is computed with. Raises: InputError for values outside their range."""
     if weights not in BYTES:
         raise InputError(f"weights: expected {', '.join(BYTES)}, got {weights!r}.")
@@ -206,14 +203,14 @@ def estimate_training(
     """
     if optimiser not in OPTIMISERS:
         raise InputError(f"optimiser: expected one of {', '.join(OPTIMISERS)}, got {optimiser!r}.")
-    c = _checked(weights, float32, conditions, rank=rank, batch=batch, draws=draws)
-    seen, rows = size.tokens(condition_resolution or resolution), batch * draws
-    noise = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
-    shown = Pass(seen, 1, 0, rank, c)
+    c = _check_counts(weights, float32, conditions, rank=rank, batch=batch, draws=draws)
+    condition_tokens, rows = size.tokens(condition_resolution or resolution), batch * draws
+    noise = Pass(size.tokens(resolution), size.text_tokens, conditions * condition_tokens, 0, c)
+    condition = Pass(condition_tokens, 1, 0, rank, c)
     lora = conditions * size.lora_parameters(rank)
-    keys_values = conditions * condition_bytes(size.blocks, seen, size.width, c)
-    kept = rows * kept_by_pass(size, noise, checkpointing=checkpointing)
-    kept += batch * conditions * kept_by_pass(size, shown, checkpointing=checkpointing)
+    keys_values = conditions * condition_bytes(size.blocks, condition_tokens, size.width, c)
+    activations = rows * kept_by_pass(size, noise, checkpointing=checkpointing)
+    activations += batch * conditions * kept_by_pass(size, condition, checkpointing=checkpointing)
     parts = [
         (f"base weights ({weights})", size.weight_bytes(weights, c)),
         ("LoRA (float32)", _FLOAT32 * lora),
@@ -221,39 +218,12 @@ def estimate_training(
         (f"optimiser states ({optimiser})", round(OPTIMISERS[optimiser] * lora)),
         ("keys and values of the conditions", keys_values * batch * (1 if draws == 1 else 1 + draws)),
         ("their gradients", keys_values * rows),
-        ("block inputs (checkpointing)" if checkpointing else "activations for the backward pass", kept),
+        ("block inputs (checkpointing)" if checkpointing else "activations for the backward pass", activations),
     ]
     if checkpointing:
-        blocks = [(run, double) for run in (noise, shown) for double in (True, False)]
+        blocks = [(run, double) for run in (noise, condition) for double in (True, False)]
         widest = max((rows if run is noise else batch) * kept_by_block(size, double, run) for run, double in blocks)
         parts.append(("one block, recomputed", widest))
-    working = rows * _working_set(size, noise, weights, backward=True)
+    working = rows * _working_set(size, noise, weights)
     parts += [("working set of one operation", working), *_context(device)]
     return MemoryEstimate(_title(size, "training", resolution, weights, conditions, rank), tuple(parts))
-
-
-def estimate_restoring(
-    size: ModelSize,
-    *,
-    resolution: int | tuple[int, int],
-    rank: int,
-    weights: str = "bf16",
-    conditions: int = 2,
-    frames: int = 1,
-    condition_resolution: int | tuple[int, int] | None = None,
-    device: str = "cuda",
-    float32: bool = False,
-) -> MemoryEstimate:
-    """Memory at the peak of sampling a batch of `frames`; other arguments as for `estimate_training`."""
-    c = _checked(weights, float32, conditions, rank=rank, frames=frames)
-    seen = size.tokens(condition_resolution or resolution)
-    run = Pass(size.tokens(resolution), size.text_tokens, conditions * seen, 0, c)
-    keys_values = frames * conditions * condition_bytes(size.blocks, seen, size.width, c)
-    parts = (
-        (f"base weights ({weights})", size.weight_bytes(weights, c)),
-        ("LoRA (float32)", _FLOAT32 * conditions * size.lora_parameters(rank)),
-        ("keys and values of the conditions", keys_values),
-        ("working set of one block", frames * _working_set(size, run, weights, backward=False)),
-        *_context(device),
-    )
-    return MemoryEstimate(_title(size, "restoring", resolution, weights, conditions, rank), parts)

@@ -41,15 +41,15 @@ def encode_clip(
     light = settings.light if "frame" in settings.kinds else 0.0
     shift = settings.shift if settings.mode != "implicit" else 0  # which has pairs of many frames
     if light or shift:
-        given = {"zero": zero, "frame": frames}
+        sources = {"zero": zero, "frame": frames}
         for index, reference in references.items():
-            if any(index not in given[kind] for kind in settings.kinds):
+            if any(index not in sources[kind] for kind in settings.kinds):
                 continue  # `training_pairs` names what is missing
-            shown = {kind: given[kind][index] for kind in settings.kinds}
-            made, edits = pair_views(shown, reference, VIEWS, light=light, shift=shift, seed=settings.seed + index)
+            inputs = {kind: sources[kind][index] for kind in settings.kinds}
+            parts, edits = pair_views(inputs, reference, VIEWS, light=light, shift=shift, seed=settings.seed + index)
             latents = {
                 kind: encode(part[0]).expand(VIEWS, -1, -1, -1) if kind in UNLIT and not shift else encode_many(part)
-                for kind, part in made.items()
+                for kind, part in parts.items()
             }
             views[index] = PairViews(latents, encode_many(edits))
     return ClipLatents(

@@ -92,11 +92,11 @@ class TrainingLog:
         disk is full.
         """
         lines, rows, clean = self._read()
-        kept = sum(row["step"] <= step for row in rows)  # steps never fall: these are the first ones
-        if kept < len(rows) or (self.path.exists() and not clean):
-            self._store(lines[:kept])
+        count = sum(row["step"] <= step for row in rows)  # steps never fall: these are the first ones
+        if count < len(rows) or (self.path.exists() and not clean):
+            self._store(lines[:count])
         self._last = None
-        return len(rows) - kept
+        return len(rows) - count
 
     def rows(self) -> list[dict[str, float]]:
         """All rows, each with the columns that it knows; "step" is always there. No file gives no rows.
@@ -119,7 +119,7 @@ class TrainingLog:
             raise InputError(f"{target}: expected a name that ends in .png.")
         if not rows:
             raise InputError(f"{self.path}: expected at least one row to plot, got none; train a step first.")
-        _replace(target, _drawn(rows))
+        _replace(target, _draw(rows))
 
     def _read(self) -> tuple[list[str], list[dict[str, float]], bool]:
         """Lines without the header, the same as rows, and whether the file ends as it should."""
@@ -230,12 +230,12 @@ def _replace(target: Path, data: bytes) -> None:
 
 def _points(rows: Sequence[dict[str, float]], name: str, above: float = -math.inf) -> tuple[list[float], list[float]]:
     """Steps and values of a column, where it is known, finite and greater than `above`."""
-    known = [(row["step"], row[name]) for row in rows if name in row]
-    shown = [(step, value) for step, value in known if math.isfinite(value) and value > above]
-    return [step for step, _ in shown], [value for _, value in shown]
+    cells = [(row["step"], row[name]) for row in rows if name in row]
+    points = [(step, value) for step, value in cells if math.isfinite(value) and value > above]
+    return [step for step, _ in points], [value for _, value in points]
 
 
-def _drawn(rows: Sequence[dict[str, float]]) -> bytes:
+def _draw(rows: Sequence[dict[str, float]]) -> bytes:
     """The plot as the bytes of a PNG. No pyplot: nothing is left behind in matplotlib's global state."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg

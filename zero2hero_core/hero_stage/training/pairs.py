@@ -23,7 +23,7 @@ class PairViews:
     """Further views of a pair (`training.views`): packed latents (M, C, h, w) of the conditions, by what they show
     ("zero", "frame"), and of the target."""
 
-    shown: dict[str, torch.Tensor]
+    pictures: dict[str, torch.Tensor]
     target: torch.Tensor
 
 
@@ -51,20 +51,20 @@ def training_pairs(mode: str, clip: ClipLatents) -> list[TrainingPair]:
     Raises: InputError when a picture that the mode needs is missing.
     """
 
-    def need(what: str, held: dict[int, torch.Tensor], index: int) -> torch.Tensor:
-        if index not in held:
+    def need(what: str, pictures: dict[int, torch.Tensor], index: int) -> torch.Tensor:
+        if index not in pictures:
             raise InputError(f"mode {mode}: expected {what} of frame {index}, got none; add it to the training set.")
-        return held[index]
+        return pictures[index]
 
     pairs = []
     for index, reference in sorted(clip.references.items()):
-        shown = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
-        conditions = tuple(need(*shown[kind], index) for kind in MODES[mode])
+        sources = {"zero": ("the Zero-Stage result", clip.zero), "frame": ("the original", clip.frames)}
+        conditions = tuple(need(*sources[kind], index) for kind in MODES[mode])
         pairs.append(TrainingPair(conditions, reference))
         if views := clip.views.get(index):
-            parts = [views.shown[kind] for kind in MODES[mode]]
-            for *seen, edit in zip(*parts, views.target, strict=True):
-                pairs.append(TrainingPair(tuple(one[None] for one in seen), edit[None]))
+            parts = [views.pictures[kind] for kind in MODES[mode]]
+            for *inputs, edit in zip(*parts, views.target, strict=True):
+                pairs.append(TrainingPair(tuple(one[None] for one in inputs), edit[None]))
     if mode == "implicit":
         if not clip.zero_target:
             raise InputError(

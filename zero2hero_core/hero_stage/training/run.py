@@ -45,14 +45,14 @@ class Evaluation:
 
     restore: indices -> restored frames (B, 3, H, W). anchor: index and reference (3, H, W): always measured. truths:
     index -> true frame, where known. zero: index -> Zero-Stage result of the frames with truth, measured for comparison
-    where all of them are there. shown: further frames of the sample pictures.
+    where all of them are there. samples: further frames of the sample pictures.
     """
 
     restore: Callable[[list[int]], torch.Tensor]
     anchor: tuple[int, torch.Tensor]
     truths: Mapping[int, torch.Tensor]
     zero: Mapping[int, torch.Tensor]
-    shown: tuple[int, ...] = ()
+    samples: tuple[int, ...] = ()
 
 
 class TrainingRun:
@@ -81,7 +81,7 @@ class TrainingRun:
         self.early = EarlyStop(self.settings.patience, self.settings.min_delta) if self.settings.patience else None
         self.seconds = {"train": 0.0, "evaluate": 0.0}
         self.stopped_early = False
-        self.saved = -1  # step of the last checkpoint
+        self.saved_step = -1  # step of the last checkpoint
         self.earlier = 0.0  # seconds of training before this run was resumed
 
     def resume(self) -> int:
@@ -90,7 +90,7 @@ class TrainingRun:
             self.log.truncate(-1)  # of a run that ended before its first checkpoint
             return 0
         self.trainer.load(self.folder / STATE)
-        self.saved = self.trainer.done
+        self.saved_step = self.trainer.done
         self.log.truncate(self.trainer.done)
         rows = self.log.rows()
         self.earlier = max((row.get("seconds", 0.0) for row in rows), default=0.0)
@@ -117,7 +117,7 @@ class TrainingRun:
     def _run(self) -> None:
         trainer, settings = self.trainer, self.settings
         self.folder.mkdir(parents=True, exist_ok=True)
-        if trainer.done == 0 and self.saved < 0:
+        if trainer.done == 0 and self.saved_step < 0:
             self._evaluate(None)
         while trainer.done < trainer.settings.total and not self.stopped_early:
             if self.stop():
@@ -134,12 +134,12 @@ class TrainingRun:
         self.log.plot(self.folder / PLOT)
 
     def _step(self) -> float:
-        started = time.perf_counter()
+        start = time.perf_counter()
         try:
             loss = self.trainer.step()
         except Zero2HeroError as error:
             raise Zero2HeroError(f"{error.text}; {self._kept()}.") from error
-        self.seconds["train"] += time.perf_counter() - started
+        self.seconds["train"] += time.perf_counter() - start
         if self.progress:
             self.progress(self.trainer.done, loss)
         return loss
@@ -149,44 +149,48 @@ class TrainingRun:
         return {"learning_rate": rate, "seconds": self.earlier + self.seconds["train"]}
 
     def _kept(self) -> str:
-        if self.saved < 0:
+        if self.saved_step < 0:
             return "nothing has been saved yet"
-        return f"the checkpoint of step {self.saved} and its LoRA are kept in {self.folder}"
+        return f"the checkpoint of step {self.saved_step} and its LoRA are kept in {self.folder}"
 
     def save(self) -> None:
         """Write the LoRA, then the checkpoint that a resumed run starts from."""
-        done = self.trainer.done
-        save_lora(self.folder / LORA, self.trainer.lora, replace(self.metadata, step=done))
+        step = self.trainer.done
+        save_lora(self.folder / LORA, self.trainer.lora, replace(self.metadata, step=step))
         self.trainer.save(self.folder / STATE)
-        self.saved = done
+        self.saved_step = step
 
     def _evaluate(self, loss: float | None) -> None:
         """Restore the chosen frames; PSNR on anchor and truth to the log, pictures to the samples, plot."""
-        trainer, asked = self.trainer, self.evaluation
-        if asked is None:
+        trainer, evaluation = self.trainer, self.evaluation
+        if evaluation is None:
             if loss is not None:
                 self.log.append(trainer.done, loss=loss, **self._known())
             return
-        started = time.perf_counter()
-        index, reference = asked.anchor
-        indices = sorted({index, *asked.truths, *asked.shown})
-        pictures = dict(zip(indices, asked.restore(indices), strict=True))
+        start = time.perf_counter()
+        index, reference = evaluation.anchor
+        indices = sorted({index, *evaluation.truths, *evaluation.samples})
+        pictures = dict(zip(indices, evaluation.restore(indices), strict=True))
         for picture in pictures.values():
             if not bool(torch.isfinite(picture).all()):
                 raise Zero2HeroError(
                     f"step {trainer.done}: the restored pictures hold values that are no numbers; {self._kept()}."
                 )
         values = {"psnr_anchor": _mean_psnr([pictures[index]], [reference])}
-        if asked.truths:
-            values["psnr_truth"] = _mean_psnr([pictures[i] for i in asked.truths], list(asked.truths.values()))
-            if all(i in asked.zero for i in asked.truths):
-                values["psnr_zero"] = _mean_psnr([asked.zero[i] for i in asked.truths], list(asked.truths.values()))
+        if evaluation.truths:
+            values["psnr_truth"] = _mean_psnr(
+                [pictures[i] for i in evaluation.truths], list(evaluation.truths.values())
+            )
+            if all(i in evaluation.zero for i in evaluation.truths):
+                values["psnr_zero"] = _mean_psnr(
+                    [evaluation.zero[i] for i in evaluation.truths], list(evaluation.truths.values())
+                )
         self.log.append(trainer.done, loss=loss, **self._known(), **values)
         self._write_samples(pictures)
         if self.early is not None and trainer.done:
             self.stopped_early = self.early.update(values.get("psnr_truth", values["psnr_anchor"]))
         self.log.plot(self.folder / PLOT)
-        self.seconds["evaluate"] += time.perf_counter() - started
+        self.seconds["evaluate"] += time.perf_counter() - start
 
     def _write_samples(self, pictures: Mapping[int, torch.Tensor]) -> None:
         from ...video.image_writer import write_image
@@ -196,7 +200,7 @@ class TrainingRun:
         write_image(self.folder / SAMPLES / f"step_{self.trainer.done:06d}.png", row, overwrite=True)
 
 
-def _mean_psnr(made: list[torch.Tensor], true: list[torch.Tensor]) -> float:
-    if made[0].shape != true[0].shape:
-        raise InputError(f"evaluation: expected pictures of {tuple(made[0].shape)}, got {tuple(true[0].shape)}.")
-    return float(psnr(torch.stack(made), torch.stack(true)).mean())
+def _mean_psnr(pictures: list[torch.Tensor], true: list[torch.Tensor]) -> float:
+    if pictures[0].shape != true[0].shape:
+        raise InputError(f"evaluation: expected pictures of {tuple(pictures[0].shape)}, got {tuple(true[0].shape)}.")
+    return float(psnr(torch.stack(pictures), torch.stack(true)).mean())

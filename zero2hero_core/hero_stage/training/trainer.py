@@ -86,16 +86,16 @@ class HeroSettings:
         check_range("seed", self.seed, 0, 2**63 - 1)
 
     @classmethod
-    def suited(cls, advice: Mapping[str, Any], **given: Any) -> HeroSettings:
+    def suited(cls, advice: Mapping[str, Any], **overrides: Any) -> HeroSettings:
         """Settings from what is given, else from a model's advice (`DiTSurface.recommended`), else the defaults.
 
         The advised steps are for two conditions; one condition gets half as many more, which take the same time.
         """
-        names = {known.name for known in fields(cls)}
-        chosen: dict[str, Any] = {name: value for name, value in advice.items() if name in names} | given
-        if "steps" in chosen and "steps" not in given and len(MODES.get(chosen.get("mode", cls.mode), ())) == 1:
-            chosen["steps"] = round(1.5 * chosen["steps"])
-        return cls(**chosen)
+        names = {field.name for field in fields(cls)}
+        values: dict[str, Any] = {name: value for name, value in advice.items() if name in names} | overrides
+        if "steps" in values and "steps" not in overrides and len(MODES.get(values.get("mode", cls.mode), ())) == 1:
+            values["steps"] = round(1.5 * values["steps"])
+        return cls(**values)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -144,8 +144,8 @@ class HeroTrainer(Generic[DiT]):
         """One update. Raises: Zero2HeroError when loss or gradient is no number; nothing has been changed then."""
         settings = self.settings
         state = self.generator.get_state()
-        chosen = torch.randint(len(self.pairs), (settings.batch,), generator=self.generator).tolist()
-        rows = [self._view(self.pairs[i]) for i in chosen]
+        indices = torch.randint(len(self.pairs), (settings.batch,), generator=self.generator).tolist()
+        rows = [self._view(self.pairs[i]) for i in indices]
         device = self.backbone.device
         target = torch.cat([row.target for row in rows]).to(device).repeat_interleave(settings.draws, 0)
         sigma = draw_sigma(len(target), settings.high_noise, self.generator)
@@ -157,8 +157,8 @@ class HeroTrainer(Generic[DiT]):
             conditions = run_conditions(self.backbone, self.lora, settings.kinds, inputs, (h, w), guidance=guidance)
             conditions = [condition.repeated(settings.draws) for condition in conditions]
             noisy = mix_noise(target, noise, sigma)
-            predicted = self.backbone.velocity(noisy, sigma, conditions, guidance=guidance)
-            loss = F.mse_loss(predicted, noise - target)
+            prediction = self.backbone.velocity(noisy, sigma, conditions, guidance=guidance)
+            loss = F.mse_loss(prediction, noise - target)
             loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.lora.parameters(), settings.clip_norm or math.inf)
         value = float(loss.detach())
@@ -191,8 +191,8 @@ class HeroTrainer(Generic[DiT]):
         high, wide = self.settings.seen((h, w))
         y = int(torch.randint(h - high + 1, (), generator=self.generator))
         x = int(torch.randint(w - wide + 1, (), generator=self.generator))
-        cut = (..., slice(y, y + high), slice(x, x + wide))
-        return TrainingPair(tuple(packed[cut] for packed in pair.conditions), pair.target[cut])
+        window = (..., slice(y, y + high), slice(x, x + wide))
+        return TrainingPair(tuple(packed[window] for packed in pair.conditions), pair.target[window])
 
     def save(self, path: Path) -> None:
         """Whole state, for `load`, through a temporary file. Raises: Zero2HeroError when it cannot be written."""
@@ -210,7 +210,7 @@ class HeroTrainer(Generic[DiT]):
         """
         try:
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-            settings, lora, optimiser, random, done = (state[name] for name in STATE_PARTS)
+            settings, lora, optimiser, random, step = (state[name] for name in STATE_PARTS)
         except Exception as error:  # torch.load raises many kinds for damaged files
             raise InputError(f"{path}: cannot be read ({type(error).__name__}); start again.") from error
         now = _plain(self.settings)
@@ -222,7 +222,7 @@ class HeroTrainer(Generic[DiT]):
         self.lora.load_state_dict(lora)
         self.optimiser.load_state_dict(optimiser)
         self.generator.set_state(random)
-        self.done = done
+        self.done = step
 
     def close(self) -> None:
         """Take the adapters off the model again."""
@@ -248,12 +248,12 @@ def _check_pairs(pairs: Sequence[TrainingPair], backbone: TrainableDiT, count: i
 
 
 def _optimiser(settings: HeroSettings, parameters: list[torch.nn.Parameter]) -> Any:
-    given: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "eps": 1e-8}
+    options: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay, "eps": 1e-8}
     if settings.optimiser == "adamw":
         fused = all(parameter.device.type in ("cpu", "cuda") for parameter in parameters)  # a quarter of the time
-        return torch.optim.AdamW(parameters, betas=(0.9, 0.999), fused=fused, **given)
+        return torch.optim.AdamW(parameters, betas=(0.9, 0.999), fused=fused, **options)
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
         raise InputError("optimiser adamw8bit: needs the package bitsandbytes; install it or choose adamw.") from error
-    return AdamW8bit(parameters, betas=(0.9, 0.999), **given)
+    return AdamW8bit(parameters, betas=(0.9, 0.999), **options)

@@ -20,7 +20,7 @@ UNLIT = ("zero",)  # carries the anchor's light in every frame, and keeps it
 LARGEST_SHIFT = 64
 
 
-def moved(picture: torch.Tensor, shift_yx: tuple[int, int]) -> torch.Tensor:
+def move(picture: torch.Tensor, shift_yx: tuple[int, int]) -> torch.Tensor:
     """A picture (3, H, W) moved down and to the right by whole pixels; what comes in is mirrored."""
     reach = max(abs(shift) for shift in shift_yx)
     height, width = picture.shape[-2:]
@@ -32,7 +32,7 @@ def moved(picture: torch.Tensor, shift_yx: tuple[int, int]) -> torch.Tensor:
 
 
 def pair_views(
-    shown: Mapping[str, torch.Tensor],
+    sources: Mapping[str, torch.Tensor],
     reference: torch.Tensor,
     count: int,
     *,
@@ -42,22 +42,22 @@ def pair_views(
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """`count` views of the conditions, (count, 3, H, W) by their kind, and of the reference.
 
-    Args: shown: pictures (3, H, W) in [0, 1] by kind, "zero" and "frame"; light: strength of `relight`, equal for all
+    Args: sources: pictures (3, H, W) in [0, 1] by kind, "zero" and "frame"; light: strength of `relight`, equal for all
     pictures of a view but for "zero"; shift: pixels that a view is moved by at most, equal for all its pictures.
     """
     check_range("shift", shift, 0, LARGEST_SHIFT)
     lights = torch.Generator().manual_seed(seed)
     places = torch.Generator().manual_seed((seed * 1_000_003 + 1) % 2**63)  # moving changes no light
-    views: dict[str, list[torch.Tensor]] = {kind: [] for kind in (*shown, "reference")}
-    lit = [kind for kind in shown if kind not in UNLIT]
+    views: dict[str, list[torch.Tensor]] = {kind: [] for kind in (*sources, "reference")}
+    lit = [kind for kind in sources if kind not in UNLIT]
     for _ in range(count):
-        pictures = {**shown, "reference": reference}
+        pictures = {**sources, "reference": reference}
         if light:
             names = [*lit, "reference"]
             both = relight(torch.stack([pictures[name] for name in names]), lights, light)
             pictures |= dict(zip(names, both, strict=True))
         y, x = torch.randint(-shift, shift + 1, (2,), generator=places).tolist()
         for name, picture in pictures.items():
-            views[name].append(moved(picture, (y, x)) if (y, x) != (0, 0) else picture)
-    stacked = {name: torch.stack(pictures) for name, pictures in views.items()}
-    return stacked, stacked.pop("reference")
+            views[name].append(move(picture, (y, x)) if (y, x) != (0, 0) else picture)
+    stacks = {name: torch.stack(pictures) for name, pictures in views.items()}
+    return stacks, stacks.pop("reference")

@@ -156,7 +156,7 @@ def test_values_beyond_half_precision_are_named(tmp_path: Path) -> None:
             {"weight": weights.Source("weight")},
             opened,
             what="layer",
-            claimed=["weight"],
+            names=["weight"],
             device=torch.device("cpu"),
             dtype=torch.float16,
         )
