@@ -377,3 +377,21 @@ def test_a_run_makes_its_folder_and_those_above(tmp_path):
     make_run(tmp_path / "a" / "b", steps=1).run()
     assert (tmp_path / "a" / "b" / LORA).is_file()
     make_run(tmp_path / "c", steps=1).run()
+
+
+def test_frames_with_truth_decide_when_to_stop_not_the_anchor(tmp_path):
+    levels = iter([0.50, 0.49, 0.48, 0.47, 0.46, 0.45, 0.44, 0.43, 0.42, 0.41])  # towards the anchor, off the truth
+    held: list[float] = []
+
+    def restore(indices: list[int]) -> torch.Tensor:
+        held.append(next(levels))
+        return torch.stack([grey(held[-1]) for _ in indices])
+
+    asked = Evaluation(restore, (2, grey(0.4)), {3: grey(0.9)}, {})
+    run = make_run(tmp_path, asked, steps=9, evaluate_every=1, save_every=100, patience=2)
+    run.run()
+    shown = [(row["psnr_anchor"], row["psnr_truth"]) for row in rows(tmp_path) if "psnr_truth" in row]
+    assert shown == sorted(shown) and [truth for _, truth in shown] == sorted((t for _, t in shown), reverse=True)
+    # The start is not judged, the first step is the best, two more are not better.
+    assert run.stopped_early and run.trainer.done == 3 and len(held) >= 4
+    assert run.seconds["evaluate"] > 0 and run.seconds["train"] > 0

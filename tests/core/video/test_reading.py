@@ -154,3 +154,30 @@ def test_a_file_without_pictures_is_refused_and_closed(tmp_path: Path, monkeypat
     (container,) = opened
     with pytest.raises((AssertionError, ValueError)):
         container.seek(0)
+
+
+def test_a_text_or_a_playlist_is_no_video(tmp_path: Path) -> None:
+    """FFmpeg paints text files as video and follows lists of other files."""
+    clip_of(tmp_path / "a.mp4", list(range(6)))
+    (tmp_path / "a.ans").write_text("plain words\n" * 50)
+    (tmp_path / "list.ffconcat").write_text("ffconcat version 1.0\nfile a.mp4\n")
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.2,\na.mp4\n#EXT-X-ENDLIST\n"
+    (tmp_path / "list.m3u8").write_text(playlist)
+    for name in ("a.ans", "list.ffconcat", "list.m3u8"):
+        with pytest.raises(InputError, match="expected a video, but"):
+            decode.open_video(tmp_path / name)
+
+
+def test_only_files_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file cannot make the decoder ask another machine: FFmpeg is told that it may read files only."""
+    clip_of(tmp_path / "a.mp4", list(range(6)))
+    options = []
+    real = av.open
+
+    def keep(*args: Any, **named: Any) -> Any:
+        options.append(named.get("options"))
+        return real(*args, **named)
+
+    monkeypatch.setattr(decode.av, "open", keep)
+    decode.open_video(tmp_path / "a.mp4")[0].close()
+    assert options == [{"protocol_whitelist": "file"}]

@@ -415,3 +415,20 @@ def test_sound_that_the_container_takes_is_copied_bit_for_bit(tmp_path, target):
     sound = tone(tmp_path / "tone.mp4", "aac", seconds=1.0)
     copied, source = packets(write(tmp_path / target, smooth_clip(8, 16, 16), 10, audio_from=sound)), packets(sound)
     assert len(copied) > 20 and all(packet in source for packet in copied)
+
+
+@pytest.mark.parametrize(
+    ("name", "codec", "found"),
+    [
+        ("a.mp4", None, "h264"),
+        ("a.mov", None, "h264"),
+        ("a.webm", None, "vp9"),
+        ("a.mkv", None, "ffv1"),
+        ("a.mkv", "h264", "h264"),
+        ("a.mkv", "vp9", "vp9"),
+    ],
+)
+def test_each_container_has_its_codecs(tmp_path, name, codec, found):
+    write(tmp_path / name, smooth_clip(3, 32, 32), **({"codec": codec} if codec else {}))
+    with av.open(str(tmp_path / name)) as container:
+        assert container.streams.video[0].codec_context.codec.canonical_name == found
