@@ -15,6 +15,7 @@ import torch
 
 from ...zero2hero_core.checks import InputError, Zero2HeroError
 from ...zero2hero_core.files.lock import locked_folder
+from ...zero2hero_core.files.whole import whole_file
 from ...zero2hero_core.hero_stage.sampling import RestoreSettings
 from ...zero2hero_core.hero_stage.training.trainer import HeroSettings
 from ...zero2hero_core.jobs.material import Material
@@ -223,7 +224,8 @@ class Job:
         with saving_on_cancel(run.save):
             run_to_the_end(run, self.listener, resume=True)
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(self.folder / LORA, self.file)
+            with whole_file(self.file) as temporary:
+                shutil.copyfile(self.folder / LORA, temporary)
         (self.folder / STATE).unlink(missing_ok=True)  # several times the size of the LoRA
 
     def _prepare(self) -> TrainingRun:

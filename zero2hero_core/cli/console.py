@@ -126,8 +126,10 @@ class ConsoleListener(Listener):
         return option_of(name)
 
     def note(self, text: str) -> None:
-        """A line on stderr."""
-        warn(text)
+        """A line on stderr; the parts of an edit have notes in common, which are printed once."""
+        if text not in self._notes:
+            self._notes.add(text)
+            warn(text)
 
     def say(self, text: str) -> None:
         """A line on stdout, unless --quiet."""
