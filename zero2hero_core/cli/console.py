@@ -106,6 +106,7 @@ class ConsoleListener(Listener):
         self._args = args
         self._bar: Any = None
         self._tasks: dict[str, Any] = {}
+        self._notes: set[str] = set()
         self._interrupted = False
 
     def __enter__(self) -> ConsoleListener:
