@@ -23,8 +23,10 @@
   // Rows below each other, columns beside each other, the nodes of a cell below each other in their order.
   function place(made, spec) {
     const cells = new Map()
+    const room = new Map() // what stays free below a node
     for (const [key, one] of Object.entries(spec.nodes)) {
       const node = made[key]
+      room.set(node, Math.max(0, spec.room - one.height))
       const size = node.computeSize()
       node.setSize([Math.max(one.width, size[0]), size[1] + one.height])
       const row = cells.get(one.row) ?? new Map()
@@ -44,20 +46,21 @@
         for (const node of cells.get(row).get(column) ?? []) {
           node.pos = [x, y]
           node.setSize([widths.get(column), node.size[1]])
-          bottom = Math.max(bottom, y + node.size[1])
-          y += node.size[1] + title + spec.gap
+          bottom = Math.max(bottom, y + node.size[1] + room.get(node))
+          y += node.size[1] + room.get(node) + title + spec.gap
         }
         x += widths.get(column) + 3 * spec.gap
       }
       top = bottom + 2 * title + spec.title + 2 * spec.gap
     }
+    return room
   }
 
-  function frame(title, nodes, spec) {
+  function frame(title, nodes, room, spec) {
     const left = Math.min(...nodes.map((node) => node.pos[0])) - spec.margin
     const top = Math.min(...nodes.map((node) => node.pos[1])) - LiteGraph.NODE_TITLE_HEIGHT - spec.title
     const right = Math.max(...nodes.map((node) => node.pos[0] + node.size[0])) + spec.margin
-    const bottom = Math.max(...nodes.map((node) => node.pos[1] + node.size[1])) + spec.margin
+    const bottom = Math.max(...nodes.map((node) => node.pos[1] + node.size[1] + room.get(node))) + spec.margin
     const group = new LiteGraph.LGraphGroup(title)
     group.pos = [left, top]
     group.size = [right - left, bottom - top]
@@ -66,6 +69,8 @@
 
   window.zeroToHeroBuild = (spec) => {
     app.graph.clear()
+    app.canvas.ds.scale = 1
+    app.canvas.ds.offset = [120, 210] // beside the front end's own bars
     const made = {}
     for (const [key, one] of Object.entries(spec.nodes)) {
       const node = LiteGraph.createNode(one.type)
@@ -80,8 +85,8 @@
     for (const [key, one] of Object.entries(spec.nodes))
       for (const [input, [from, output]] of Object.entries(one.links)) connect(made[key], input, made[from], output)
     for (const key of spec.bypassed) made[key].mode = BYPASS
-    place(made, spec)
-    for (const [title, keys] of Object.entries(spec.groups)) frame(title, keys.map((key) => made[key]), spec)
+    const room = place(made, spec)
+    for (const [title, keys] of Object.entries(spec.groups)) frame(title, keys.map((key) => made[key]), room, spec)
     return JSON.stringify(app.graph.serialize())
   }
 
@@ -98,6 +103,12 @@
         const [ax, ay, aw, ah] = box(a)
         const [bx, by, bw, bh] = box(b)
         if (ax < bx + bw && bx < ax + aw && ay < by + bh && by < ay + ah) found.push(`${a.title} overlaps ${b.title}`)
+      }
+      for (const group of app.graph.groups) {
+        const [x, y, width, height] = [...group.pos, ...group.size]
+        const [ax, ay, aw, ah] = box(a)
+        const starts = x <= ax && ax < x + width && y <= ay && ay < y + height
+        if (starts && (ax + aw > x + width || ay + ah > y + height)) found.push(`${a.title} sticks out of ${group.title}`)
       }
       const context = document.createElement('canvas').getContext('2d')
       context.font = `${LiteGraph.NODE_TEXT_SIZE}px Arial`
@@ -121,6 +132,7 @@
     app.canvas.ds.scale = scale
     app.canvas.ds.offset = [-left + 90 / scale, -top + 120 / scale]
     app.canvas.setDirty(true, true)
+    await new Promise((done) => setTimeout(done, 2000)) // nodes of the new renderer measure themselves when drawn
     const { output } = await app.graphToPrompt()
     const clip = { x: screen.x + 90, y: screen.y + 120, width: width * scale, height: height * scale }
     return { nodes: nodes.length, problems: problems(nodes), prompt: output, clip }

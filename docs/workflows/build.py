@@ -2,9 +2,8 @@
 
     python main.py --cpu                                             # a ComfyUI with this extension
     python docs/workflows/build.py http://127.0.0.1:8188             # builds, checks, takes the pictures
-    python docs/workflows/build.py http://127.0.0.1:8189 --check     # another version: checks only
 
-Needs playwright and a Chromium; its path is --browser.
+check.py opens them in other versions. Needs playwright and a Chromium; its path is --browser.
 """
 
 from __future__ import annotations
@@ -32,6 +31,7 @@ OBJECT_INFO = "async () => (await fetch('/object_info')).json()"
 SCREEN = (4000, 2600)  # large enough for the front end to draw texts
 THUMBNAIL = 640
 GAP, MARGIN, TITLE = 20, 20, 30  # between nodes, around those of a group, height of a group's title
+ROOM = 44  # by which the new renderer draws a node taller than the classic one, whose front end builds the graphs
 BUILD = (Path(__file__).parent / "build.js").read_text(encoding="utf-8")
 
 
@@ -39,7 +39,6 @@ def main() -> None:
     """Read the command line, do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of a running ComfyUI with this extension")
-    parser.add_argument("--check", action="store_true", help="open what is there instead of building it")
     parser.add_argument("--pictures", type=Path, help="folder for large screenshots to look at")
     parser.add_argument("--browser", default=shutil.which("chromium"), help="the Chromium to use")
     args = parser.parse_args()
@@ -58,12 +57,11 @@ def main() -> None:
 
 
 def do(page: Page, graph: Graph, args: argparse.Namespace) -> None:
-    """Build one workflow, or open the one that is there; check it; take its pictures."""
+    """Build one workflow, check it, take its pictures."""
     path = WORKFLOWS / f"{graph.name}.json"
-    if not args.check:
-        saved = json.loads(page.evaluate("spec => zeroToHeroBuild(spec)", described(graph)))
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
+    saved = json.loads(page.evaluate("spec => zeroToHeroBuild(spec)", described(graph)))
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(saved, indent=1) + "\n", encoding="utf-8")
     found = page.evaluate("saved => zeroToHeroOpen(saved)", json.loads(path.read_text(encoding="utf-8")))
     prompt = {key: {part: node[part] for part in ("class_type", "inputs")} for key, node in found["prompt"].items()}
     if prompt != to_prompt(json.loads(path.read_text(encoding="utf-8")), page.evaluate(OBJECT_INFO)):
@@ -79,17 +77,15 @@ def do(page: Page, graph: Graph, args: argparse.Namespace) -> None:
     if args.pictures:
         args.pictures.mkdir(parents=True, exist_ok=True)
         picture.save(args.pictures / f"{graph.name}.png")
-    if not args.check:
-        picture.convert("RGB").resize((THUMBNAIL, round(THUMBNAIL * picture.height / picture.width))).save(
-            path.with_suffix(".jpg"), quality=85
-        )
+    small = picture.convert("RGB").resize((THUMBNAIL, round(THUMBNAIL * picture.height / picture.width)))
+    small.save(path.with_suffix(".jpg"), quality=85)
 
 
 def described(graph: Graph) -> dict[str, Any]:
     """The graph for the page's script."""
     nodes = {key: asdict(node) | {"tint": TINT.get(node.tint, "")} for key, node in graph.nodes.items()}
     bypassed = [key for title in graph.bypassed for key in graph.groups[title]]
-    frames = {"groups": graph.groups, "gap": GAP, "margin": MARGIN, "title": TITLE}
+    frames = {"groups": graph.groups, "gap": GAP, "margin": MARGIN, "title": TITLE, "room": ROOM}
     return {"nodes": nodes, "bypassed": bypassed} | frames
 
 

@@ -149,7 +149,7 @@ CLIP: dict[str, Link] = {"frames": ("clip", "frames"), "anchor_index": ("clip", 
 
 def load_clip(column: int) -> Node:
     """The user's video."""
-    return Node("VideoLoad", column, values={"file": "my_clip.mp4", "maximum": 48}, height=200, tint="model")
+    return Node("VideoLoad", column, values={"file": "my_clip.mp4", "maximum": 48}, height=300, tint="model")
 
 
 def anchor_edit(column: int) -> dict[str, Node]:
