@@ -57,7 +57,9 @@ def test_in_a_condition_pass_text_and_image_see_each_themselves_only(text: int) 
     ]
     torch.testing.assert_close(out, torch.cat(parts, 2))
     assert list(hook.keys_values) == [2]
-    assert all(torch.equal(kept, part[:, :, text:]) for kept, part in zip(hook.keys_values[2], (key, value), strict=True))
+    assert all(
+        torch.equal(kept, part[:, :, text:]) for kept, part in zip(hook.keys_values[2], (key, value), strict=True)
+    )
 
 
 def test_a_pass_ends_in_its_last_layer_with_its_keys_and_values_kept() -> None:
