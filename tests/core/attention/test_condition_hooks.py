@@ -56,8 +56,10 @@ def test_in_a_condition_pass_text_and_image_see_each_themselves_only(text: int) 
         attention(*(part[:, :, span] for part in (query, key, value))) for span in (slice(0, text), slice(text, None))
     ]
     torch.testing.assert_close(out, torch.cat(parts, 2))
-    assert list(hook.captured) == [2]
-    assert all(torch.equal(kept, part[:, :, text:]) for kept, part in zip(hook.captured[2], (key, value), strict=True))
+    assert list(hook.keys_values) == [2]
+    assert all(
+        torch.equal(kept, part[:, :, text:]) for kept, part in zip(hook.keys_values[2], (key, value), strict=True)
+    )
 
 
 def test_a_pass_ends_in_its_last_layer_with_its_keys_and_values_kept() -> None:
@@ -67,14 +69,14 @@ def test_a_pass_ends_in_its_last_layer_with_its_keys_and_values_kept() -> None:
     hook(3, query, key, value)
     with pytest.raises(PassEnds):
         hook(4, None, key, value)
-    assert list(hook.captured) == [3, 4] and torch.equal(hook.captured[4][1], value[:, :, 1:])
+    assert list(hook.keys_values) == [3, 4] and torch.equal(hook.keys_values[4][1], value[:, :, 1:])
 
 
 def test_a_layer_that_runs_again_keeps_its_first_keys() -> None:
     hook, (query, key, value) = ConditionCapture(0), rows(0, 4)
     hook(0, query, key, value)
     hook(0, query, key + 1, value + 1)
-    assert torch.equal(hook.captured[0][0], key)
+    assert torch.equal(hook.keys_values[0][0], key)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
