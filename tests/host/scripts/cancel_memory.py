@@ -30,8 +30,8 @@ from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.video import VideoLoad, VideoSave
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
+from zero2hero_ext.zero2hero_core.jobs import matching
 from zero2hero_ext.zero2hero_core.metrics import ssim
-from zero2hero_ext.zero2hero_core.propagation import pixel_swap
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 from zero2hero_ext.zero2hero_core.tiny.scenes.scene import Scene
 from zero2hero_ext.zero2hero_core.video.source import FrameSource
@@ -138,7 +138,7 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
         "VideoLoad": (VideoLoad, LOAD, FrameSource, "__getitem__"),
         "VideoSave": (VideoSave, SAVE | {"frames": frames, "audio": SOUND}, VideoWriter, "write"),
         "VideoMetrics": (VideoMetrics, {"frames": frames, "truth": frames + 0.1}, ssim, "ssim"),
-        "PixelSwap": (PixelSwap, given, pixel_swap, "pixel_swap"),
+        "PixelSwap": (PixelSwap, given, matching, "pixel_swap"),
     }
 
 
