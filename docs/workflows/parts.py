@@ -88,7 +88,7 @@ def empty_prompt(column: int, clip: Link, title: str) -> Node:
 def saver(column: int, frames: Link, fps: Link, prefix: str, title: str, audio: Link | None = None) -> Node:
     """A video file in the output folder."""
     links = {"frames": frames, "fps": fps} | ({"audio": audio} if audio else {})
-    return Node("VideoSave", column, title, links, {"filename_prefix": prefix, "fps": 8.0}, height=240)
+    return Node("VideoSave", column, title, links, {"filename_prefix": prefix, "fps": 8.0}, height=290)
 
 
 def zero_stage(
