@@ -1,6 +1,6 @@
-"""What the nodes need of the host: schema, folders, progress, Cancel, memory. Works on ComfyUI 0.3.64 and 0.8.0.
+"""What the nodes need of the host: schema, folders, progress, Cancel, memory. Works on ComfyUI 0.3.64 and 0.33.0.
 
-Only this file and its neighbours `host_*.py` import comfy, comfy_api or folder_paths.
+Only this file and its neighbours import comfy, comfy_api or folder_paths.
 """
 
 from __future__ import annotations
