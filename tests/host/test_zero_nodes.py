@@ -53,7 +53,7 @@ def refusals() -> dict[str, list[str]]:
         "video vae": ["InputError: vae:", "for pictures", "for video"],
         "few steps": ["InputError: model:", "1000 steps", "got 50", "leave out"],
         "flow": ["InputError: model:", "ModelSamplingDiscreteFlow", "leave out"],
-        "max_k": ["InputError: max_k:", "at most 16", "got 64"],
+        "max_k": ["InputError: max_k:", "1 to 16", "got 64"],
         "sides": ["InputError: frames:", "multiples of 64", "64 x 48", "resize"],
     }
 
