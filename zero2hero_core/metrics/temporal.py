@@ -2,7 +2,7 @@
 
 All of them give one value for each pair of successive frames: pair i is frame i and frame i + 1. Flows are (H, W, 2),
 (dx, dy) in pixels: what frame i shows at (x, y), frame i + 1 shows at (x + dx, y + dy); pixel centres lie on whole
-numbers, as in `flow/warp.py`. The default flow is OpenCV's DIS, which needs the extra `bench`; any other
+numbers, as in `flow/warp.py`. The default flow is OpenCV's DIS; any other
 function of two pictures (3, H, W) can be passed. Values of two flow methods are not comparable with each other.
 """
 
