@@ -85,6 +85,11 @@ def add_parser(subparsers: Any) -> None:
         "--flow-side", type=whole(64), default=960, metavar="S", help="longest side at which motion is found"
     )
     carry.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the patch engine")
+    carry.add_argument(
+        "--round-trip",
+        action="store_true",
+        help="give edited frames, too, what was carried from them and back: worn as all others, to train Hero-Stage on",
+    )
     add_output_options(parser)
     add_common(parser)
     parser.set_defaults(func=run, results=results)

@@ -31,9 +31,9 @@ def readings(values: Mapping[str, Any]) -> list[Reading]:
             if option in ("also", *PICTURES):
                 rows.append(_pictures(setting(option), name))
             elif option in ZERO_FOLDERS:
-                frames, state = Path(name) / "frames", Path(name) / "zero.json"
-                pictures = _pictures(setting(option), str(frames))
-                rows.append(Reading(setting(option), name, (*pictures.files, state), pictures.folders))
+                states = (Path(name) / "zero.json", Path(name) / "propagate.json")
+                pictures = _pictures(setting(option), str(Path(name) / "frames"))
+                rows.append(Reading(setting(option), name, (*pictures.files, *states), pictures.folders))
             elif option in FILES:
                 rows.append(Reading(setting(option), name, (Path(name),)))
             elif option in TREES:

@@ -26,6 +26,7 @@ from ..video.resize import resize_frames
 from .clip import is_same_aspect
 
 _BLOCK_BYTES = 2**28  # of frames that are read ahead, so that a walk backward does not decode each frame anew
+ROUND_TRIP = 8  # frames there: far enough for wear, near enough to stay a picture of the key
 _HALF = torch.float16  # of pictures that wait on disk: half a level of 8 bits
 
 
@@ -134,7 +135,7 @@ class Propagation:
         are done. A walk that was kept goes on where it was, to the same bytes."""
         for index, key in self.keys.items():
             if index not in done:
-                yield index, self._exact(key)
+                yield index, self._round_trip(key) if self.settings.round_trip else self._exact(key)
         for part in self.stretches:
             if set(part.indices) <= set(done):
                 continue
@@ -148,6 +149,26 @@ class Propagation:
         if key.edit.shape == key.frame.shape:
             return Carried(key.edit, key.edit.new_zeros(height, width))
         return Carried(begin_walk(key, self.settings, self._flow).carry_key(), key.edit.new_zeros(height, width))
+
+    def _round_trip(self, key: KeyFrame) -> Carried:
+        """A key's edit carried over the longest stretch beside it, at most `ROUND_TRIP` frames, and back."""
+        beside = [part for part in self.stretches if key.index in (part.left, part.right)]
+        if not beside:
+            return self._exact(key)
+        part = max(beside, key=lambda part: len(part.indices))
+        way = (part.indices if part.left == key.index else part.indices[::-1])[:ROUND_TRIP]
+        there = self._last(key, way)
+        frame = self._frames[way[-1]]
+        edit = _at_size(there.picture, (key.edit.shape[-2], key.edit.shape[-1]))
+        return self._last(KeyFrame(way[-1], frame, edit), (*way[-2::-1], key.index))
+
+    def _last(self, key: KeyFrame, way: Sequence[int]) -> Carried:
+        """What a walk brings to the last frame of its way."""
+        walk = begin_walk(key, self.settings, self._flow)
+        for index in way:
+            carried = walk.step(self._frames[index])
+            self._on_step(f"round trip from frame {key.index}")
+        return carried
 
     def _stretch(self, part: Stretch, done: Collection[int]) -> Iterator[tuple[int, Carried]]:
         if part.left is None and part.right is None:

@@ -161,3 +161,14 @@ def test_masks_none_all_half():
     result = put_within(half, picture, frame)
     assert torch.equal(result[:, :, :4], frame[:, :, :4])
     assert torch.allclose(result[:, :, 4:], (frame + picture)[:, :, 4:] / 2)
+
+
+def test_a_round_trip_wears_the_key_as_other_frames(tmp_path):
+    frames = clip(6)
+    plain, worn = (
+        run(tmp_path, frames, [2], settings=PropagationSettings(engine="flow", round_trip=round_trip))
+        for round_trip in (False, True)
+    )
+    assert all(torch.equal(plain[index].picture, worn[index].picture) for index in frames if index != 2)
+    wear = (worn[2].picture - (1 - frames[2])).abs().mean()
+    assert 0.001 < wear < 0.05
