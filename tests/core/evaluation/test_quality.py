@@ -262,6 +262,34 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8") == page
 
 
+@pytest.mark.usefixtures("tiny_suite")
+def test_a_row_joins_the_tables_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "quality", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert cli.main(words) == 0
+    path = tmp_path / "out" / "results" / "quality_small.json"
+    (whole,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    (short,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    del short["rows"]["Original"], short["rows"]["Swap"]
+    path.write_text(json.dumps({"suite": "small", "tables": [short]}), encoding="utf-8")
+    assert cli.main([*words, "--rows", "Swap", "Original", "--join"]) == 0
+    (joined,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    assert list(joined["rows"]) == list(whole["rows"])
+    for label, row in whole["rows"].items():
+        for measure, value in row["values"].items():
+            got = joined["rows"][label]["values"][measure]
+            assert got.pop("clips") == value.pop("clips")
+            assert got == pytest.approx(value), (label, measure)
+    assert "Swap" in (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    before = path.read_bytes()
+    assert cli.main([*words, "--rows", "Swap", "--join", "--clips", "1"]) == 0
+    assert "holds none of the same clips" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert cli.main([*words, "--join"]) == 2 and "--join: puts single rows" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def blurred() -> TaskClip:
     """Three frames of a scene, 64 px."""

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -21,10 +23,14 @@ from ...flow.raft import load_raft
 from ...flow.warp import FlowFunction
 from ...hero_stage.stage import HeroStage
 from ...jobs.material import Material
+from ...jobs.propagation import Propagation, Spool, key_frames
 from ...jobs.training import Training
 from ...metrics.psnr import psnr
+from ...propagation.blending import BlendSettings
+from ...propagation.change import ChangeSettings
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
+from ...propagation.settings import PropagationSettings
 from ...zero_stage.stage import ZeroStage
 from ..speed.clocks import Clock, PartTimer
 from .clips import TaskClip
@@ -101,7 +107,7 @@ class Tools:
             _ = self.hero
         elif spec.method == "flow":
             self.flow(spec)
-        elif spec.method != "identity":
+        elif spec.method not in ("identity", "propagation"):
             _ = self.zero
 
 
@@ -142,6 +148,21 @@ def by_flow(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> 
         truth = clip.truths(clip.measured)
         both.sort(key=lambda pictures: -float(psnr(pictures[clip.measured], truth).mean()))
     return MethodResult(both[0][list(frames)])
+
+
+def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
+    """Edited frames carried without a model. Options: of `PropagationSettings`, change and blending by their own names;
+    keys: further edited frames, whose truth is given."""
+    options = {name: value for name, value in spec.options.items() if name != "keys"}
+    for name, kind in (("change", ChangeSettings), ("blending", BlendSettings)):
+        options[name] = kind(**options.get(name, {}))
+    settings = PropagationSettings(**options)
+    originals = dict(enumerate(clip.frames))
+    edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
+    with TemporaryDirectory(prefix="zero2hero_") as folder:
+        work = Propagation(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
+        pictures = {index: carried.picture for index, carried in work.results()}
+    return MethodResult(torch.stack([pictures[index] for index in frames]))
 
 
 def by_zero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
@@ -220,6 +241,7 @@ METHODS: dict[str, Method] = {
     "identity": identity,
     "pixel swap": by_pixel_swap,
     "flow": by_flow,
+    "propagation": by_propagation,
     "cross-image": by_cross_image,
     "zero": by_zero_stage,
     "hero": by_hero_stage,
