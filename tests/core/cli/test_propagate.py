@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import zero2hero_core
+from zero2hero_core.checks import InputError
 from zero2hero_core.cli.main import main
 from zero2hero_core.video.source import open_frames, read_image
 from zero2hero_core.video.writer import VideoWriter, write_image
@@ -62,6 +64,15 @@ def test_every_frame_gets_the_edit_and_keys_get_it_exactly(material, tmp_path, k
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["keys"] == sorted(keys) and report["count"] == COUNT and report["notes"] == []
     assert not (tmp_path / "out" / "walks").exists()
+
+
+def test_the_same_in_python(material, tmp_path):
+    assert main(arguments(material, tmp_path / "out", keys=(0, 7))) == 0
+    key = {index: str(material / f"edit{index}.png") for index in (0, 7)}
+    report = zero2hero_core.propagate(video=str(material / "clip.mkv"), key=key, out=str(tmp_path / "python"))
+    assert report["count"] == COUNT and files(tmp_path / "python") == files(tmp_path / "out")
+    with pytest.raises(InputError, match="did you mean key"):
+        zero2hero_core.propagate(video="clip.mkv", keys=key, out="out")
 
 
 def test_outside_the_mask_every_pixel_is_the_clips(material, tmp_path):
