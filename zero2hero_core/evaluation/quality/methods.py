@@ -34,6 +34,7 @@ from ...propagation.settings import PropagationSettings
 from ...zero_stage.stage import ZeroStage
 from ..speed.clocks import Clock, PartTimer
 from .clips import TaskClip
+from .ebsynth import find_ebsynth, run_ebsynth
 from .specs import Spec, hero_settings, inputs_of, zero_settings
 
 BATCH = 4
@@ -107,7 +108,7 @@ class Tools:
             _ = self.hero
         elif spec.method == "flow":
             self.flow(spec)
-        elif spec.method not in ("identity", "propagation"):
+        elif spec.method not in ("identity", "propagation", "ebsynth"):
             _ = self.zero
 
 
@@ -122,7 +123,17 @@ def _missing_raft() -> str:
 
 def why_unavailable(spec: Spec) -> str:
     """Why this machine cannot run a method, in one line; empty where it can."""
+    if spec.method == "ebsynth":
+        return _missing_ebsynth()
     return _missing_raft() if spec.options.get("flow") == "raft" else ""
+
+
+def _missing_ebsynth() -> str:
+    try:
+        find_ebsynth()
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def identity(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
@@ -163,6 +174,11 @@ def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[in
         work = Propagation(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
         pictures = {index: carried.picture for index, carried in work.results()}
     return MethodResult(torch.stack([pictures[index] for index in frames]))
+
+
+def by_ebsynth(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
+    """EbSynth's program; see `ebsynth`."""
+    return MethodResult(run_ebsynth(clip.frames, clip.reference, clip.anchor)[list(frames)])
 
 
 def by_zero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
@@ -242,6 +258,7 @@ METHODS: dict[str, Method] = {
     "pixel swap": by_pixel_swap,
     "flow": by_flow,
     "propagation": by_propagation,
+    "ebsynth": by_ebsynth,
     "cross-image": by_cross_image,
     "zero": by_zero_stage,
     "hero": by_hero_stage,
