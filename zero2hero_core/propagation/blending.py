@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from ..checks import InputError, check_range, check_shape
 from .lab import lab_to_rgb, rgb_to_lab

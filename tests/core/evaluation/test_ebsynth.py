@@ -47,7 +47,7 @@ def test_it_is_asked_outward_from_the_key_with_its_users_guides(program: Path) -
     lines = program.with_name("log.txt").read_text().splitlines()
     assert len(lines) == 3
     weights = lines[0].split("-weight ")[1:]
-    assert [float(part.split()[0]) for part in weights] == [6.0, 0.5, 2.0, 0.5]
+    assert [float(part.split()[0]) for part in weights] == [6.0, 0.5, 0.5, 2.0]
     assert "-searchvoteiters 6 -patchmatchiters 4" in lines[0] and "-uniformity 3500 -patchsize 5" in lines[0]
 
 
