@@ -279,10 +279,10 @@ def test_a_row_joins_the_tables_that_are_there(
     (joined,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
     assert list(joined["rows"]) == list(whole["rows"])
     for label, row in whole["rows"].items():
-        for measure, value in row["values"].items():
-            got = joined["rows"][label]["values"][measure]
+        for name, value in row["values"].items():
+            got = joined["rows"][label]["values"][name]
             assert got.pop("clips") == value.pop("clips")
-            assert got == pytest.approx(value), (label, measure)
+            assert got == pytest.approx(value), (label, name)
     assert "Swap" in (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
     capsys.readouterr()
     before = path.read_bytes()
