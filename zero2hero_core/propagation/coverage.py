@@ -56,9 +56,13 @@ class Adviser:
     def __init__(self, survey: Survey, keys: Sequence[int] = (), *, step: Callable[[], object] = bool) -> None:
         self._survey, self._step = survey, step
         self._maps: dict[int, tuple[range, torch.Tensor]] = {}
-        self._covered = _covered(survey, keys, step)
-        self._keys = set(keys)
         self._candidates = _candidates(survey.shots)
+        self.begin(keys)
+
+    def begin(self, keys: Sequence[int]) -> None:
+        """Start again with these keys; what is known of frames that were tried is kept."""
+        self._covered = _covered(self._survey, keys, self._step)
+        self._keys = set(keys)
 
     def choose(self) -> Choice | None:
         """The frame that shows most of what no key shows yet; None where every frame is a key."""

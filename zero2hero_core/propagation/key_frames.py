@@ -9,7 +9,7 @@ that no gap stays too large where another one changes more; shots are kept apart
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, get_args
@@ -56,17 +56,17 @@ class KeyFrameSettings:
 
 
 def select_key_frames(
-    survey: Survey, settings: KeyFrameSettings, keys: Sequence[int] = (), *, step: Callable[[], object] = bool
+    survey: Survey, settings: KeyFrameSettings, keys: Sequence[int] = (), *, adviser: Adviser | None = None
 ) -> tuple[int, ...]:
     """The key frames of a clip, in order, with the keys so far among them.
 
-    Args: keys: frames that are keys already. step: called after each frame that advice has tried.
+    Args: keys: frames that are keys already. adviser: of this survey, for the method "advice"; a new one without.
     Raises: InputError when a key is outside the clip or named twice, or the count does not fit.
     """
     check_keys(keys, len(survey))
     _check_count(settings.count, len(survey), len(keys))
     if settings.method == "advice":
-        return _advised_keys(survey, settings.count, keys, step)
+        return _advised_keys(adviser or Adviser(survey), settings.count, keys)
     fixed = _fixed_keys(survey.shots, keys, settings.two_sided)
     if settings.count is not None and settings.count < len(fixed):
         ends = "first and last frames" if settings.two_sided else "first frames"
@@ -85,9 +85,15 @@ def select_key_frames(
 
 def check_keys(keys: Sequence[int], count: int) -> None:
     """Raise `InputError` unless the keys are different frames of a clip of `count` frames."""
-    for place, key in enumerate(keys):
+    check_different(keys)
+    for key in keys:
         if not 0 <= key < count:
             raise InputError(f"{setting('keys')}: expected 0 to {count - 1} (the clip has {count} frames), got {key}.")
+
+
+def check_different(keys: Sequence[int]) -> None:
+    """Raise `InputError` when a key is named twice."""
+    for place, key in enumerate(keys):
         if key in keys[:place]:
             raise InputError(f"{setting('keys')}: expected each frame once, got {key} twice; leave one out.")
 
@@ -149,11 +155,9 @@ def adaptive_keys(
     return tuple(sorted(keys))
 
 
-def _advised_keys(
-    survey: Survey, count: int | None, keys: Sequence[int], step: Callable[[], object]
-) -> tuple[int, ...]:
+def _advised_keys(adviser: Adviser, count: int | None, keys: Sequence[int]) -> tuple[int, ...]:
     chosen = list(keys)
-    adviser = Adviser(survey, keys, step=step)
+    adviser.begin(keys)
     while len(chosen) < (len(keys) + 1 if count is None else count):
         choice = adviser.choose()
         if choice is None:
