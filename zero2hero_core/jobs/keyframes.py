@@ -166,9 +166,8 @@ def _place(number: int, numbers: Sequence[int]) -> int:
     """The place of a frame of the original clip among the chosen ones."""
     if number not in numbers:
         every = f", every {numbers[1] - numbers[0]}" if len(numbers) > 1 and numbers[1] > numbers[0] + 1 else ""
-        raise InputError(
-            f"{setting('keys')}: expected frames that are looked at ({numbers[0]} to {numbers[-1]}{every}), got {number}."
-        )
+        chosen = f"{numbers[0]} to {numbers[-1]}{every}"
+        raise InputError(f"{setting('keys')}: expected frames that are looked at ({chosen}), got {number}.")
     return list(numbers).index(number)
 
 
@@ -241,10 +240,11 @@ def _choice(choice: Choice | None, numbers: Sequence[int]) -> dict[str, Any] | N
 
 
 def _say(report: dict[str, Any], request: KeyFramesRequest, listener: Listener) -> None:
-    listener.say(f"{len(report['keys'])} key frames of {report['count']}: {frame_numbers_text(report['keys'])}")
+    keys = report["keys"]
+    listener.say(f"{len(keys)} key frame{'s' * (len(keys) > 1)} of {report['count']}: {frame_numbers_text(keys)}")
     if report["cuts"]:
         listener.say(f"new shots begin at {frame_numbers_text(report['cuts'])}")
-    listener.say(f"they show {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
+    listener.say(f"shown is {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
     if report["anchor"]:
         anchor = report["anchor"]
         listener.say(f"the best single frame is {anchor['frame']}: it shows {anchor['gain']:.0%}")

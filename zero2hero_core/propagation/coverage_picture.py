@@ -89,7 +89,10 @@ def _draw_plot(
     for place in ticks:
         draw.text((x(place), bottom + 6), str(numbers[place]), fill="black", font=font, anchor="mt")
     mean = sum(coverage) / len(coverage)
-    words = [(f"shown by the keys: {mean:.0%} on average", _LINE), (f"{len(keys)} key frames", _KEY)]
+    words = [
+        (f"shown by the keys: {mean:.0%} on average", _LINE),
+        (f"{len(keys)} key frame{'s' * (len(keys) != 1)}", _KEY),
+    ]
     words += [(f"{len(cuts)} cut{'s' * (len(cuts) > 1)}", _CUT)] if cuts else []
     words += [(f"edit next: {numbers[advised]}", _NEXT)] if advised is not None else []
     place = float(_LEFT)

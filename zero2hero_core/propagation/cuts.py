@@ -86,8 +86,8 @@ class CutFinder:
         """Drop open candidates that this frame reaches across, confirm those that no later frame can."""
         for first in list(self._open):
             oldest = number - len(self._recent)
-            reach = range(max(oldest, number - _DISTURBANCE - 1), first)
-            if number > first and any(self._explain(self._recent[place - oldest], frame) for place in reach):
+            reach = range(max(oldest, 0), first - (number == first))  # not the pair that is suspected
+            if any(self._explain(self._recent[place - oldest], frame) for place in reach):
                 self._open.remove(first)
             elif number - first >= _DISTURBANCE:
                 self._open.remove(first)
