@@ -101,13 +101,13 @@ def choose_key_frames(
 ) -> KeyFrames:
     """Look at a clip once and choose its key frames.
 
-    Args: frames: (3, H, W) each, `count` of them (see `propagation.survey.survey_clip`, also of flow and flows). keys:
+    Args: frames, count, flow, flows: see `propagation.survey.survey_clip`. keys:
         frames that are keys already, places in the clip. on_frame: called after each frame; on_chain: after each frame
         that was tried as a key, or followed as one.
     Raises: InputError.
     """
     check_keys(keys, count)
-    if flow is dis_flow:
+    if flow is dis_flow and flows is None:
         opencv()
     survey = survey_clip(frames, count, flow=flow, flows=flows, step=on_frame)
     if settings.method != "advice":

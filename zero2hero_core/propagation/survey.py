@@ -67,12 +67,12 @@ def survey_clip(
         frames: (3, H, W) in [0, 1] each, of one size, at least 16 x 16: a frame source, a tensor (N, 3, H, W), or any.
         count: how many will come; it decides how small they are looked at.
         flow: (source, target) -> (h, w, 2), at the small size.
-        flows: the flows of the clip where they are known already, at any size; `flow` is asked about suspected cuts
-            only, then.
+        flows: the flows of the clip where they are known already, at any size; `flow` is not asked, then, and frames on
+            both sides of a flash are compared after a shift of the whole picture only.
         step: called after each frame.
     Raises: ShapeError, InputError: those of the flow; when there is no frame, or `flows` are of another clip.
     """
-    finder = CutFinder(flow)
+    finder = CutFinder(flow if flows is None else _no_motion)
     differences: list[float] = []
     forward: list[torch.Tensor] = []
     backward: list[torch.Tensor] = []
@@ -145,6 +145,10 @@ def _blurred(picture: torch.Tensor, weights: list[float], dim: int) -> torch.Ten
     for place, weight in enumerate(weights):
         total.add_(wide.narrow(dim, place, length), alpha=weight)
     return total
+
+
+def _no_motion(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(*source.shape[-2:], 2)
 
 
 def _check_flows(flows: ClipFlows, count: int) -> None:
