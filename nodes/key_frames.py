@@ -104,8 +104,8 @@ class SelectKeyFrames(io.ComfyNode):
             node_id="SelectKeyFrames",
             display_name="Select Key Frames (Zero-to-Hero)",
             category=CATEGORY,
-            description="Chooses the frames to edit, never across a cut, says how much of the clip they show, and which "
-            "frame to edit next.",
+            description="Chooses the frames to edit, never across a cut, and says how much of the clip they show and "
+            "which frame to edit next.",
             inputs=[
                 io.Image.Input("frames", tooltip="All frames of the clip."),
                 io.Combo.Input(
@@ -138,8 +138,8 @@ class SelectKeyFrames(io.ComfyNode):
                 Flow.Input(
                     "flow",
                     optional=True,
-                    tooltip="From OpticalFlow, for the same frames. Without it the node finds flow by itself at a small "
-                    "size, which needs OpenCV.",
+                    tooltip="From OpticalFlow, for the same frames. Without it the node finds flow by itself, at a "
+                    "small size, which needs OpenCV.",
                 ),
             ],
             outputs=[

@@ -110,8 +110,8 @@ def select_frames(node: type[io.ComfyNode], frames: Any, flow: Any, widgets: dic
 
 def _say(notes: Notes, result: KeyFrames) -> None:
     notes.say(
-        f"key frames {frame_numbers_text(result.keys)}: they show {result.mean:.0%} of the clip, as far as optical flow "
-        "can follow it."
+        f"key frames {frame_numbers_text(result.keys)}: they show {result.mean:.0%} of the clip, as far as optical "
+        "flow can follow it."
     )
     if result.survey.cuts:
         notes.say(f"new shots begin at {frame_numbers_text(result.survey.cuts)}.")
