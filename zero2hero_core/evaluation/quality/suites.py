@@ -285,6 +285,7 @@ SUITES = {
         "small",
         _methods((2, 1, 1), 1)
         + _with(PROPAGATION[:1], 2, None, 1)
+        + _with(PROPAGATION[1:], 2, INNER, 1)
         + _with((_TRACKING,), 2, None, 1)
         + _with(_ABLATIONS, 2, FEW, 1)
         + _with(_trainings(TRAINING), 1, None, 1),
