@@ -83,10 +83,10 @@ def mix_weights(
     sharpness: float = 2.0,
     disagreement: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """The share of the backward picture, f^p / (f^p + b^p) with f = alpha (E_forward + e), b = (1 - alpha)(E_backward
-    + e): the soft form of `choose`.
+    """The share of the backward picture, f / (f + b) with f = alpha (E_forward + e)^p and b = (1 - alpha) (E_backward
+    + e)^p: the soft form of `choose`.
 
-    By hand: with equal errors and p = 1 it is alpha.
+    By hand: with equal errors it is alpha; halfway, with p = 1, e = 1 and errors of 2 and 0, it is 3/4.
 
     Args:
         error_forward, error_backward, alpha: as for `choose`.
@@ -106,7 +106,7 @@ def mix_weights(
         power = sharpness * (1 + disagreement)
     ratio = torch.log(error_forward + softness) - torch.log(error_backward + softness)
     odds = torch.logit(torch.tensor(alpha, dtype=torch.float64)).to(ratio)
-    return torch.sigmoid(power * (ratio + odds))
+    return torch.sigmoid(power * ratio + odds)
 
 
 def contrast_mix(
