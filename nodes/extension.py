@@ -6,7 +6,7 @@ from importlib import import_module
 
 from .host.services import ComfyExtension, io
 
-TOPICS = ("models", "video", "zero_stage", "hero_training", "hero_stage", "evaluation")
+TOPICS = ("models", "video", "zero_stage", "hero_training", "hero_stage", "deflicker", "evaluation")
 
 
 class Zero2HeroExtension(ComfyExtension):

@@ -15,6 +15,7 @@ import torch
 from ..checks import InputError, setting
 from ..files.guard import Results
 from ..flow.dis import opencv
+from ..flow.warp import check_flow_picture
 from ..metrics.temporal import ClipFlows, warp_error
 from ..propagation.deflicker import Deflicker, DeflickerSettings
 from ..version import __version__
@@ -49,7 +50,8 @@ def deflickered(
     """The frames (3, H, W) of a stylised clip in memory, steadied, in order.
 
     Args: original, stylised: (N, 3, H, W) in [0, 1].
-    Raises: InputError when their numbers differ; ShapeError when their sizes do.
+    Raises: InputError when their numbers differ, frames are too small or OpenCV is missing; ShapeError when their sizes
+    differ.
     """
     listener = listener or Listener()
     if len(original) != len(stylised):
@@ -57,6 +59,7 @@ def deflickered(
             f"{setting('stylised')}: expected {len(original)} frames, one for each of the original, got "
             f"{len(stylised)}; choose the same stretch."
         )
+    check_flow_picture(setting("original"), original[0])
     opencv()
     work = Deflicker(original.__getitem__, stylised.__getitem__, len(stylised), settings)
     for number in range(len(stylised)):
@@ -85,6 +88,7 @@ def _run(request: DeflickerRequest, out: Path, listener: Listener) -> dict[str, 
     native = open_frames(request.stylised, multiple=1)
     size = request.clip.size or native.size_hw
     clip = open_clip(replace(request.clip, size=size), 1, notes)
+    check_flow_picture(setting("video"), clip.anchor)
     check_video(request.output, request.clip.video, clip, notes)
     stylised = open_frames(request.stylised, size=clip.size_hw, multiple=1)
     _check_stylised(request, clip, native)
