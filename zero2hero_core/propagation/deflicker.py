@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from ..checks import InputError, ShapeError, check_range
+from ..checks import InputError, ShapeError, check_range, setting
 from ..flow.dis import dis_flow
 from ..flow.warp import FlowFunction, check_flow_pair, warp_backward
 
@@ -41,9 +41,9 @@ class DeflickerSettings:
 
     def __post_init__(self) -> None:
         if isinstance(self.window, bool) or not isinstance(self.window, int):
-            raise InputError(f"window: expected a whole number, got {self.window!r}.")
-        check_range("window", self.window, 0, LARGEST_WINDOW)
-        check_range("strength", self.strength, 0, 1)
+            raise InputError(f"{setting('window')}: expected a whole number, got {self.window!r}.")
+        check_range(setting("window"), self.window, 0, LARGEST_WINDOW)
+        check_range(setting("strength"), self.strength, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class Deflicker:
             original, stylised = self._original(number), self._stylised(number)
             if original.shape != stylised.shape:
                 raise ShapeError(
-                    f"stylised: expected pictures of the originals' size, {tuple(original.shape)}, got "
+                    f"{setting('stylised')}: expected pictures of the originals' size, {tuple(original.shape)}, got "
                     f"{tuple(stylised.shape)}; resize one."
                 )
             self._pictures[number] = original.float(), stylised.float()
