@@ -2,10 +2,12 @@
 
 Every frame becomes the weighted mean of all stylised frames within +-`window` of it, each read where the original's
 motion says that the same thing is seen there. What the tool drew anew in every frame averages out; what it drew alike
-stays. The motion is a chain of flows between neighbours, and each picture is read once, with bicubic weights, so that a
-long window costs no sharpness. A place counts as far as the chain can be trusted: the flows of each of its steps agree
-both ways, it stays inside the picture, and the two originals look alike. Where nothing counts, the frame keeps its own
-pixel.
+stays. The motion is a chain of flows between neighbours, and each picture is read once, with bicubic weights. A place
+counts as far as the chain can be trusted: the flows of each of its steps agree both ways, it stays inside the picture,
+and the two originals look alike. Where nothing counts, the frame keeps its own pixel.
+
+A mean of many frames is soft, and light that changes is late in it. The same mean of the *original* frames tells what
+was lost: the original's own frame less its mean, times the local gain from original to style, is added back.
 
 Compare FastBlend (arXiv 2311.09265), its blending: the same windowed mean, with patch matches of the originals in the
 place of flow. They cost minutes on a GPU; flow costs about half a second a frame of 512 pixels on a CPU.
@@ -25,7 +27,9 @@ from ..flow.warp import FlowFunction, check_flow_pair, warp_backward
 
 LARGEST_WINDOW = 60
 _LOOP = 1.0  # pixels by which the flows of a step may disagree before a place counts half
-_LIKENESS = 0.06  # mean difference of the originals at which a place counts half
+_LIKENESS = 0.03  # mean difference of the originals at which a place counts half
+_GAIN_RADIUS = 4  # pixels
+_GAIN_EVEN = 3e-4  # a variance of the original below which its detail counts for little
 
 
 @dataclass(frozen=True)
@@ -108,18 +112,21 @@ class Deflicker:
     def frame(self, number: int) -> torch.Tensor:
         """The steadied frame (3, H, W); the stylised frame itself where window or strength is 0."""
         self.forget(number)
-        own = self.pictures(number)[1]
+        original, own = self.pictures(number)
         if self.settings.strength == 0 or self.settings.window == 0:
             return own
-        change, weights = torch.zeros_like(own), torch.ones_like(own[:1])
+        both = torch.cat([original, own])
+        change, weights = torch.zeros_like(both), torch.ones_like(own[:1])
         for direction in (-1, 1):
-            for picture, weight in self._neighbours(number, direction):
-                change += weight * (picture - own)
+            for moved, weight in self._neighbours(number, direction):
+                change += weight * (moved - both)
                 weights += weight
-        return (own + self.settings.strength * change / weights).clamp(0, 1)
+        original_mean, mean = (both + change / weights).split(3)
+        steadied = mean + local_gain(original_mean, mean) * (original - original_mean)
+        return torch.lerp(own, steadied, self.settings.strength).clamp(0, 1)
 
     def _neighbours(self, number: int, direction: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Stylised frames on one side, moved to frame `number`, each with its weight (1, H, W), outward."""
+        """Frames on one side, outward, original and stylised (6, H, W), moved to frame `number`; weights (1, H, W)."""
         here = self.pictures(number)[0]
         last = min(max(number + direction * self.settings.window, 0), self.count - 1)
         chain, trust = torch.zeros(*here.shape[-2:], 2), torch.ones_like(here[:1])
@@ -127,10 +134,9 @@ class Deflicker:
             step = self.steps(other - 1)[0] if direction > 0 else self.steps(other)[1]
             moved = warp_backward(torch.cat([step.flow.permute(2, 0, 1), step.trust]), chain)
             chain, trust = chain + moved[:2].permute(1, 2, 0), trust * moved[2:]
-            original, stylised = self.pictures(other)
-            difference = _smoothed((warp_backward(original, chain) - here).abs().mean(0, keepdim=True))
-            weight = trust * inside(chain) * _half_at(difference, _LIKENESS)
-            yield sharp_warp(stylised, chain), weight
+            both = sharp_warp(torch.cat(self.pictures(other)), chain)
+            difference = _smoothed((both[:3] - here).abs().mean(0, keepdim=True))
+            yield both, trust * inside(chain) * _half_at(difference, _LIKENESS)
 
     def forget(self, number: int) -> None:
         """Let go of what the window around this frame does not need."""
@@ -171,10 +177,26 @@ def sharp_warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     return F.grid_sample(picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
 
 
+def local_gain(guide: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
+    """By how much a picture changes where another one changes: the slope a of picture = a guide + b, fitted in windows
+    of 9 x 9 pixels and smoothed; 0 where the guide is even.
+
+    Source: He, Sun and Tang 2010, "Guided image filtering" (ECCV), equation 5, for each channel on its own.
+    Args: guide, picture: (3, H, W).
+    Returns: (3, H, W).
+    """
+    guide_mean, picture_mean, product, square = (
+        _smoothed(values, _GAIN_RADIUS) for values in (guide, picture, guide * picture, guide * guide)
+    )
+    gain = (product - guide_mean * picture_mean) / ((square - guide_mean**2).clamp_min(0) + _GAIN_EVEN)
+    return _smoothed(gain, _GAIN_RADIUS)
+
+
 def _half_at(values: torch.Tensor, half: float) -> torch.Tensor:
     return 1 / (1 + (values / half) ** 2)
 
 
 def _smoothed(values: torch.Tensor, radius: int = 2) -> torch.Tensor:
+    """Means of squares of 2 `radius` + 1 pixels, border repeated."""
     padded = F.pad(values[None], (radius,) * 4, mode="replicate")
     return F.avg_pool2d(padded, 2 * radius + 1, stride=1)[0]

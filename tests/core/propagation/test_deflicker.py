@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError, ShapeError
-from zero2hero_core.propagation.deflicker import Deflicker, DeflickerSettings, inside, sharp_warp, step_trust
+from zero2hero_core.propagation.deflicker import Deflicker, DeflickerSettings, inside, local_gain, sharp_warp, step_trust
 
 SIZE, COUNT = 32, 9
 
@@ -52,6 +52,23 @@ def test_a_still_clip_becomes_the_mean_of_the_window() -> None:
 def test_what_is_steady_stays() -> None:
     original, stylised = smooth(1).expand(COUNT, -1, -1, -1), noise(1).expand(COUNT, -1, -1, -1)
     assert (steady(original, stylised) - stylised).abs().max() < 1e-5
+
+
+def test_light_of_the_original_stays_in_the_style() -> None:
+    """What the stylised clip does like the original is no flicker: a negative of a clip whose light changes."""
+    texture = 0.2 + 0.3 * noise(1).expand(COUNT, -1, -1, -1)
+    original = texture * torch.linspace(1, 1.06, COUNT).view(-1, 1, 1, 1) ** 2
+    stylised = 0.9 - 0.8 * original
+    first = steady(original, stylised, 4)[0] - stylised[0]
+    mean = stylised[:5].mean(0) - stylised[0]
+    assert first.abs().mean() < 0.15 * mean.abs().mean()
+
+
+def test_gain_by_hand() -> None:
+    guide = 0.8 * noise(1)[0]
+    assert (local_gain(guide, 0.5 * guide + 0.1) - 0.5).abs().max() < 0.02
+    assert (local_gain(guide, torch.full_like(guide, 0.3))).abs().max() < 1e-3
+    assert (local_gain(torch.full_like(guide, 0.3), guide)).abs().max() < 1e-2
 
 
 def test_it_follows_the_motion() -> None:
