@@ -64,7 +64,7 @@ def test_it_runs_in_a_graph(server: Any) -> None:
     files = server.files(outputs, "6")
     assert len(files) == 2
     first, second = (torch.from_numpy(np.array(Image.open(path))).float() for path in files)
-    mean = torch.from_numpy(np.asarray(picture)).float() * 0.9
+    mean = torch.from_numpy(np.array(picture)).float() * 0.9
     inner = slice(4, 60)
     assert (first - second)[inner, inner].abs().max() <= 4
     assert (first - mean)[inner, inner].abs().mean() < 1

@@ -146,24 +146,25 @@ def blend(
     check_shape("backward", backward, forward.shape)
     mask = choose(error_forward, error_backward, alpha, carried)
     chosen = torch.where(mask, backward, forward)
-    weight: torch.Tensor | float = alpha if settings.mix else mask.to(forward)
     if settings.choice == "soft":
         weight = mix_weights(
             error_forward, error_backward, alpha, softness=settings.softness, sharpness=settings.sharpness
-        )
+        ).to(forward)
+    else:
+        weight = torch.full_like(forward[0], alpha) if settings.mix else mask.to(forward)
     if not (settings.mix or settings.poisson):
-        return (chosen if settings.choice == "hard" else torch.lerp(forward, backward, weight.to(forward))), mask
+        return (chosen if settings.choice == "hard" else torch.lerp(forward, backward, weight)), mask
     first, second = rgb_to_lab(forward), rgb_to_lab(backward)
     if settings.mix:
         mixed = contrast_mix(first, second, weight, torch.where(mask, second, first))
     else:
-        mixed = torch.lerp(first, second, weight.to(forward))
+        mixed = torch.lerp(first, second, weight)
     if settings.poisson:
-        missing = (
+        across, down = (
             (torch.where(mask, b, a) - own).clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
             for a, b, own in zip(gradients(first), gradients(second), gradients(mixed), strict=True)
         )
-        mixed = mixed + screened_poisson(torch.zeros_like(mixed), *missing, torch.tensor(POISSON_WEIGHTS))
+        mixed = mixed + screened_poisson(torch.zeros_like(mixed), across, down, torch.tensor(POISSON_WEIGHTS))
     return lab_to_rgb(mixed), mask
 
 

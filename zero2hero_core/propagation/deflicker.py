@@ -10,7 +10,7 @@ A mean of many frames is soft, and light that changes is late in it. The same me
 was lost: the original's own frame less its mean, times the local gain from original to style, is added back.
 
 Compare FastBlend (arXiv 2311.09265), its blending: the same windowed mean, with patch matches of the originals in the
-place of flow. They cost minutes on a GPU; flow costs about half a second a frame of 512 pixels on a CPU.
+place of flow. With a window of 7 a frame of 512 x 512 takes less than a second of one CPU core here.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ class Deflicker:
         low, high = number - self.settings.window, number + self.settings.window
         for kept in (self._pictures, self._steps):
             for other in [other for other in kept if not low <= other <= high]:
-                del kept[other]  # type: ignore[attr-defined]
+                del kept[other]
 
 
 def step_trust(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
@@ -198,5 +198,6 @@ def _half_at(values: torch.Tensor, half: float) -> torch.Tensor:
 
 def _smoothed(values: torch.Tensor, radius: int = 2) -> torch.Tensor:
     """Means of squares of 2 `radius` + 1 pixels, border repeated."""
+    side = 2 * radius + 1
     padded = F.pad(values[None], (radius,) * 4, mode="replicate")
-    return F.avg_pool2d(padded, 2 * radius + 1, stride=1)[0]
+    return F.avg_pool2d(F.avg_pool2d(padded, (1, side), stride=1), (side, 1), stride=1)[0]

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from zero2hero_core.checks import InputError, ShapeError
-from zero2hero_core.propagation.deflicker import Deflicker, DeflickerSettings, inside, local_gain, sharp_warp, step_trust
+from zero2hero_core.propagation.deflicker import (
+    Deflicker,
+    DeflickerSettings,
+    inside,
+    local_gain,
+    sharp_warp,
+    step_trust,
+)
 
 SIZE, COUNT = 32, 9
 
