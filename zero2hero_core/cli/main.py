@@ -17,7 +17,7 @@ from typing import Any
 from ..checks import Unfinished, Zero2HeroError
 from ..files.json_file import write_report
 from ..version import __version__
-from . import ablate, bench, correspond, dataset, demo, doctor, edit, hero, keyframes, propagate, tiny, zero
+from . import ablate, bench, correspond, dataset, deflicker, demo, doctor, edit, hero, keyframes, propagate, tiny, zero
 from .console import option_of
 from .folder import check_report
 from .options import Parser, fill_preset
@@ -42,7 +42,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (doctor, demo, keyframes, propagate, edit, zero, correspond, hero, ablate, bench, dataset, tiny):
+    for module in (
+        doctor,
+        demo,
+        keyframes,
+        propagate,
+        deflicker,
+        edit,
+        zero,
+        correspond,
+        hero,
+        ablate,
+        bench,
+        dataset,
+        tiny,
+    ):
         module.add_parser(commands)
     return parser
 

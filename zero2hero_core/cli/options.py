@@ -66,8 +66,14 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
-def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False, anchor: bool = True) -> None:
-    """--video, --anchor and --reference where they are needed, --out, and which frames at which size."""
+_SIDES = "a multiple of what the model needs (default: as the clip is; 256 with --tiny)"
+
+
+def add_clip_options(
+    parser: argparse.ArgumentParser, *, reference: bool = False, anchor: bool = True, sides: str = _SIDES
+) -> None:
+    """--video, --anchor and --reference where they are needed, --out, and which frames at which size. sides: what the
+    help says of sides."""
     clip = parser.add_argument_group("clip")
     clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
     if anchor:
@@ -77,7 +83,7 @@ def add_clip_options(parser: argparse.ArgumentParser, *, reference: bool = False
     if reference:
         clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
     clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
-    add_frame_options(parser, "a multiple of what the model needs (default: as the clip is; 256 with --tiny)")
+    add_frame_options(parser, sides)
 
 
 def add_frame_options(parser: argparse.ArgumentParser, sides: str) -> None:

@@ -6,8 +6,9 @@ the forward picture is taken everywhere. Three parts, each optional: the choice 
 a mix of both sides that keeps the contrast; and the gradients of the chosen side (`poisson`).
 
 Follows the blend of Rerender-A-Video (arXiv 2306.07954, section 4.2) after Jamriska et al. 2019, "Stylizing video by
-example". Differs: all in floating point, where they round to 8 bits; least squares by a cosine transform, exactly; and
-soft weights, which they do not have.
+example". Differs: all is floating point, where they round to 8 bits; least squares are solved exactly, by a cosine
+transform; what is added to gradients is limited, not the gradients, so that equal sides give their picture at strong
+edges too; and weights may be soft.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from .lab import lab_to_rgb, rgb_to_lab
 from .poisson import gradients, screened_poisson
 
 POISSON_WEIGHTS = (2.5, 0.5, 0.5)  # of L, a, b
-LARGEST_GRADIENT = 100.0  # in 8-bit Lab
+LARGEST_GRADIENT = 100.0  # by which a gradient is changed, in 8-bit Lab
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class BlendSettings:
     choice: Literal["hard", "soft"] = "soft"
     mix: bool = False
     poisson: bool = False
-    softness: float = 0.5
-    sharpness: float = 2.0
+    softness: float = 0.05
+    sharpness: float = 1.0
 
     def __post_init__(self) -> None:
         if self.choice not in ("hard", "soft"):
@@ -78,34 +79,27 @@ def mix_weights(
     error_backward: torch.Tensor,
     alpha: float,
     *,
-    softness: float = 0.5,
-    sharpness: float = 2.0,
-    disagreement: torch.Tensor | None = None,
+    softness: float = 0.05,
+    sharpness: float = 1.0,
 ) -> torch.Tensor:
-    """The share of the backward picture, f^p / (f^p + b^p) with f = alpha (E_forward + e), b = (1 - alpha)(E_backward
-    + e): the soft form of `choose`.
+    """The share of the backward picture, f / (f + b) with f = alpha (E_forward + e)^p and b = (1 - alpha) (E_backward
+    + e)^p: the soft form of `choose`.
 
-    By hand: with equal errors and p = 1 it is alpha.
+    By hand: with equal errors it is alpha; halfway, with p = 1, e = 1 and errors of 2 and 0, it is 3/4.
 
     Args:
         error_forward, error_backward, alpha: as for `choose`.
         softness: e, the error that counts as none.
-        sharpness: p where the sides agree.
-        disagreement: how far the sides are apart, (H, W) from 0 up, 1 for as far as matters: p grows by so many times,
-            for a mix of two different things is neither.
+        sharpness: p, how much a larger error counts.
     Returns: (H, W) in [0, 1].
     Raises: ShapeError; InputError.
     """
     _check_errors(error_forward, error_backward, alpha)
     if alpha in (0, 1):
         return torch.full_like(error_forward, alpha)
-    power: float | torch.Tensor = sharpness
-    if disagreement is not None:
-        check_shape("disagreement", disagreement, error_forward.shape)
-        power = sharpness * (1 + disagreement)
     ratio = torch.log(error_forward + softness) - torch.log(error_backward + softness)
     odds = torch.logit(torch.tensor(alpha, dtype=torch.float64)).to(ratio)
-    return torch.sigmoid(power * (ratio + odds))
+    return torch.sigmoid(sharpness * ratio + odds)
 
 
 def contrast_mix(
@@ -152,24 +146,25 @@ def blend(
     check_shape("backward", backward, forward.shape)
     mask = choose(error_forward, error_backward, alpha, carried)
     chosen = torch.where(mask, backward, forward)
-    weight: torch.Tensor | float = alpha if settings.mix else mask.to(forward)
     if settings.choice == "soft":
         weight = mix_weights(
             error_forward, error_backward, alpha, softness=settings.softness, sharpness=settings.sharpness
-        )
+        ).to(forward)
+    else:
+        weight = torch.full_like(forward[0], alpha) if settings.mix else mask.to(forward)
     if not (settings.mix or settings.poisson):
-        return (chosen if settings.choice == "hard" else torch.lerp(forward, backward, weight.to(forward))), mask
+        return (chosen if settings.choice == "hard" else torch.lerp(forward, backward, weight)), mask
     first, second = rgb_to_lab(forward), rgb_to_lab(backward)
     if settings.mix:
         mixed = contrast_mix(first, second, weight, torch.where(mask, second, first))
     else:
-        mixed = torch.lerp(first, second, weight.to(forward))
+        mixed = torch.lerp(first, second, weight)
     if settings.poisson:
-        wanted = (
-            torch.where(mask, b, a).clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
-            for a, b in zip(gradients(first), gradients(second), strict=True)
+        across, down = (
+            (torch.where(mask, b, a) - own).clamp(-LARGEST_GRADIENT, LARGEST_GRADIENT)
+            for a, b, own in zip(gradients(first), gradients(second), gradients(mixed), strict=True)
         )
-        mixed = screened_poisson(mixed, *wanted, torch.tensor(POISSON_WEIGHTS))
+        mixed = mixed + screened_poisson(torch.zeros_like(mixed), across, down, torch.tensor(POISSON_WEIGHTS))
     return lab_to_rgb(mixed), mask
 
 

@@ -28,7 +28,7 @@ def rgb_to_lab(pictures: torch.Tensor) -> torch.Tensor:
 
 
 def lab_to_rgb(lab: torch.Tensor) -> torch.Tensor:
-    """sRGB pictures of Lab (..., 3, H, W) in the units of `rgb_to_lab`; colours that sRGB lacks are clamped to [0, 1]."""
+    """sRGB pictures of Lab (..., 3, H, W) in the units of `rgb_to_lab`; colours that sRGB lacks are clamped."""
     lightness, a, b = lab.unbind(-3)
     y = (lightness / _LIGHTNESS + 16) / 116
     xyz = torch.stack([_cube(y + a / 500), _cube(y), _cube(y - b / 200)], -3)

@@ -67,7 +67,8 @@ def _dct(values: torch.Tensor) -> torch.Tensor:
     """
     length = values.shape[-1]
     folded = torch.cat([values[..., ::2], values[..., 1::2].flip(-1)], -1)
-    return (torch.fft.fft(folded) * _turn(length, -1, values)).real
+    transformed: torch.Tensor = torch.fft.fft(folded) * _turn(length, -1, values)
+    return transformed.real
 
 
 def _inverse_dct(values: torch.Tensor) -> torch.Tensor:
