@@ -2,7 +2,7 @@
 
 Importing this module imports numba, so `patch_match` does it when the first picture comes. Loops run over rows in
 parallel and write their own row only, and the sums are of whole numbers, or of float64 in one order: the number of
-threads changes nothing.
+threads changes nothing. (`prange` counts without a sign, so every row becomes an int64 first.)
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, prange, types
+from numba import int64, njit, prange, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -104,7 +104,8 @@ def _field_errors(source: Array, target: Array, field: Array, mask: Array, patch
     height, width = error.shape
     blocks = source.shape[2] // LANES
     flat_source, flat_target = source.ravel(), target.ravel()
-    for y in prange(height):
+    for row in prange(height):
+        y = int64(row)
         for x in range(width):
             error[y, x] = 0
             if mask[y, x]:
@@ -124,7 +125,8 @@ def _occurrence_cost(field: Array, unit: Array, patch: int, cost: Array) -> None
     for y in range(field.shape[0]):
         for x in range(field.shape[1]):
             hits[field[y, x, 1] + rim, field[y, x, 0]] += 1
-    for y in prange(height):
+    for row in prange(height):
+        y = int64(row)
         column = np.zeros(width + 2 * rim, np.int64)
         for dy in range(-rim, rim + 1):
             weight = patch - abs(dy)
@@ -134,7 +136,7 @@ def _occurrence_cost(field: Array, unit: Array, patch: int, cost: Array) -> None
             total = 0
             for dx in range(-rim, rim + 1):
                 total += (patch - abs(dx)) * column[rim + x + dx]
-            cost[y, x] = np.int64(total * unit[y, x] + 0.5)
+            cost[y, x] = int64(total * unit[y, x] + 0.5)
 
 
 @parallel
@@ -149,10 +151,11 @@ def _search_pass(
     blocks = source.shape[2] // LANES
     area = patch * patch
     flat_source, flat_target = source.ravel(), target.ravel()
-    for y in prange(height):
+    for row in prange(height):
+        y = int64(row)
         for x in range(width):
-            old_x, old_y = np.int64(field[y, x, 0]), np.int64(field[y, x, 1])
-            best_x, best_y, best_error = old_x, old_y, np.int64(error[y, x])
+            old_x, old_y = int64(field[y, x, 0]), int64(field[y, x, 1])
+            best_x, best_y, best_error = old_x, old_y, int64(error[y, x])
             if mask[y, x]:
                 best = best_error + cost[old_y, old_x]
                 number = hash32(key ^ hash32(y * width + x))
@@ -167,10 +170,10 @@ def _search_pass(
                     else:
                         radius = radii[k - 4]
                         number = hash32((number + 0x9E3779B9) & MASK32)
-                        side = 2 * radius + 1
-                        to_x = best_x - radius + (((number & 0xFFFF) * side) >> 16)
-                        to_y = best_y - radius + (((number >> 16) * side) >> 16)
-                        to_x, to_y = min(max(to_x, 0), source_width - 1), min(max(to_y, 0), source_height - 1)
+                        low_x, high_x = max(best_x - radius, 0), min(best_x + radius, source_width - 1)
+                        low_y, high_y = max(best_y - radius, 0), min(best_y + radius, source_height - 1)
+                        to_x = low_x + (((number & 0xFFFF) * (high_x - low_x + 1)) >> 16)
+                        to_y = low_y + (((number >> 16) * (high_y - low_y + 1)) >> 16)
                     if to_x == best_x and to_y == best_y:
                         continue
                     overlap = max(patch - abs(to_x - old_x), 0) * max(patch - abs(to_y - old_y), 0)
@@ -209,7 +212,8 @@ def pixel_vote(
 def _vote(style: Array, field: Array, weight: Array, mask: Array, patch: int, picture: Array) -> None:
     """Write into `picture` (H, W, 3) what the patches vote for; the pixel that the field names where the mask is 0."""
     height, width = mask.shape
-    for y in prange(height):
+    for row in prange(height):
+        y = int64(row)
         for x in range(width):
             if mask[y, x]:
                 colour = pixel_vote(style, field, weight, mask, patch // 2, x, y)

@@ -15,6 +15,8 @@ from typing import TypeVar
 import torch
 import torch.nn.functional as F
 
+from ..checks import InputError
+
 LANES = 16  # channels are filled up with zeros to a multiple of this: 32 bytes, a vector register
 LEVELS = 255  # weights and costs are meant for 8-bit values
 MASK32 = 0xFFFFFFFF
@@ -37,7 +39,8 @@ def mix(value: Number) -> Number:
 
 @dataclass(frozen=True)
 class Plane:
-    """One picture that patches are compared by: style or guide, (C, H, W), and the weight of all its channels."""
+    """One picture that patches are compared by: style or guide, (C, H, W) in [-1, 1], and the weight of all its
+    channels together."""
 
     values: torch.Tensor
     weight: float
@@ -53,11 +56,14 @@ def steps_per_level(pairs: Sequence[tuple[Plane, Plane]], patch: int) -> float:
     patch stays below 2^31 and a value within 16 bits.
 
     Args: pairs: the planes of both sides; patch: side of a patch.
+    Raises: InputError when a value is NaN.
     """
     most, largest = 0.0, 0.0
     for pair in pairs:
-        low = min(float(plane.values.amin()) for plane in pair)
-        high = max(float(plane.values.amax()) for plane in pair)
+        low = float(torch.stack([plane.values.amin() for plane in pair]).amin().clamp_min(-1))
+        high = float(torch.stack([plane.values.amax() for plane in pair]).amax().clamp_max(1))
+        if math.isnan(low + high):
+            raise InputError("style and guides: expected values in [-1, 1], got NaN.")
         most += patch**2 * pair[0].weight * (LEVELS * (high - low)) ** 2
         largest = max(largest, pair[0].factor * max(abs(low), abs(high)))
     steps = float(_FINEST_STEPS)
@@ -83,10 +89,10 @@ def pack(planes: Sequence[Plane], steps: float, patch: int) -> torch.Tensor:
 
 
 def write_plane(rows: torch.Tensor, first: int, plane: Plane, steps: float, patch: int) -> None:
-    """Write a plane into packed rows, its channels from number `first` on."""
+    """Write a plane, cut to [-1, 1], into packed rows, its channels from number `first` on."""
     half = patch // 2
     for number, channel in enumerate(plane.values, first):
-        scaled = (channel.float() * (plane.factor * steps)).round_()
+        scaled = (channel.float().clamp(-1, 1) * (plane.factor * steps)).round_()
         rows[..., number] = F.pad(scaled[None, None], (half,) * 4, mode="replicate")[0, 0].to(torch.int16)
 
 

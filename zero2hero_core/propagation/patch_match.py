@@ -84,8 +84,7 @@ def occurrence_unit(target_hw: tuple[int, int], source_hw: tuple[int, int], sear
     for length in source_hw:
         places = torch.arange(length)
         covered = sum(
-            (search.patch - abs(d)) * ((places + d >= 0) & (places + d < length)).double()
-            for d in range(-rim, rim + 1)
+            (search.patch - abs(d)) * ((places + d >= 0) & (places + d < length)).double() for d in range(-rim, rim + 1)
         )
         sides.append(torch.as_tensor(covered))
     density = target_hw[0] * target_hw[1] / (source_hw[0] * source_hw[1])

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 import torch
 
 from ..checks import InputError, check_images, check_range, check_shape
-from .guides import Guide, places
-from .patch_layout import Plane, pack, shrink, steps_per_level, write_plane
+from .guides import Guide
+from .patch_level import Level
 from .patch_match import Engine, Search, engine_of, halving_radii, random_field, search_field, stream
-
 
 NEAR_LEVELS, NEAR_RADIUS = 2, 4  # of a search that starts from a known field
 
@@ -94,105 +93,42 @@ def synthesize(
     size_hw, source_hw = _check(style, guides, field, mask, settings)
     near = field is not None
     engine = engine or engine_of(style.device)
-    found: torch.Tensor | None = None
     result: Synthesis | None = None
-    for level in reversed(range(_level_count(min(*size_hw, *source_hw), settings, near))):
-        task = _Level(style, guides, mask, (size_hw[0] >> level, size_hw[1] >> level), source_hw, level, settings)
-        starts = []
-        if field is not None:
-            starts.append(task.field_at(field))
-        if found is not None:
-            starts.append(task.grown(found))
+    for number in reversed(range(_level_count(min(*size_hw, *source_hw), settings, near))):
+        small_hw = (size_hw[0] >> number, size_hw[1] >> number)
+        level = Level(style, guides, mask, small_hw, source_hw, number, settings.patch, settings.style_weight)
+        starts = [level.field_at(field)] if field is not None else []
+        if result is not None:
+            starts.append(level.grown(result.field))
         if not starts:
-            starts.append(random_field(task.size_hw, task.source_hw, stream(seed, level)).to(style.device))
-        result = task.run(starts, near, stream(seed, level), engine)
-        found = result.field
-        del task
+            starts.append(random_field(level.size_hw, level.source_hw, stream(seed, number)).to(style.device))
+        radius = settings.radius or (NEAR_RADIUS if near else max(level.source_hw))
+        search = Search(settings.patch, settings.searches, halving_radii(radius), settings.uniformity, level.steps)
+        result = _search_and_vote(level, starts, search, settings, stream(seed, number), engine)
     assert result is not None
     return result
 
 
-class _Level:
-    """One level of the pyramid: style, guides and mask at its size, packed for the search."""
-
-    def __init__(
-        self,
-        style: torch.Tensor,
-        guides: Sequence[Guide],
-        mask: torch.Tensor | None,
-        size_hw: tuple[int, int],
-        full_source_hw: tuple[int, int],
-        level: int,
-        settings: PatchSettings,
-    ) -> None:
-        self.size_hw, self.full_source_hw, self.settings = size_hw, full_source_hw, settings
-        self.source_hw = (full_source_hw[0] >> level, full_source_hw[1] >> level)
-        small = shrink(style.detach().float(), self.source_hw)
-        self.style = small.permute(1, 2, 0).contiguous()
-        blank = small.new_zeros((small.shape[0], *size_hw))
-        pairs = [(Plane(small, settings.style_weight), Plane(blank, settings.style_weight))]
-        for guide in guides:
-            key, target = shrink(guide.key, self.source_hw), shrink(guide.target, size_hw)
-            pairs.append((Plane(key.clamp(-1, 1), guide.weight), Plane(target.clamp(-1, 1), guide.weight)))
-        self.steps = steps_per_level(pairs, settings.patch)
-        self.source = pack([source for source, _ in pairs], self.steps, settings.patch)
-        self.target = pack([target for _, target in pairs], self.steps, settings.patch)
-        if mask is None:
-            self.mask = torch.ones(size_hw, dtype=torch.bool, device=style.device)
-        else:
-            self.mask = shrink(mask[None].to(style.device, torch.float32), size_hw)[0] > 0
-
-    def field_at(self, field: torch.Tensor) -> torch.Tensor:
-        """A field of the finest level at this one: the mean shift of each area, rounded."""
-        full_hw = field.shape[:2]
-        shift = field.to(self.style.device, torch.float32).permute(2, 0, 1) - places(full_hw, field.device)
-        shift = shrink(shift, self.size_hw)
-        shrunk = [self.source_hw[1] / self.full_source_hw[1], self.source_hw[0] / self.full_source_hw[0]]
-        start = places(self.size_hw, shift.device) + shift * shift.new_tensor(shrunk)[:, None, None]
-        return self._inside(start.round().permute(1, 2, 0))
-
-    def grown(self, field: torch.Tensor) -> torch.Tensor:
-        """The field of the next coarser level at this one."""
-        height, width = self.size_hw
-        y = torch.arange(height, device=field.device)
-        x = torch.arange(width, device=field.device)
-        wide = field[(y // 2).clamp_max(field.shape[0] - 1)][:, (x // 2).clamp_max(field.shape[1] - 1)] * 2
-        return self._inside(wide + torch.stack([(x % 2).expand(self.size_hw), (y % 2)[:, None].expand(self.size_hw)], -1))
-
-    def _inside(self, field: torch.Tensor) -> torch.Tensor:
-        height, width = self.source_hw
-        x, y = field.unbind(-1)
-        return torch.stack([x.clamp(0, width - 1), y.clamp(0, height - 1)], -1).int().contiguous()
-
-    def run(self, starts: Sequence[torch.Tensor], near: bool, seed: int, engine: Engine) -> Synthesis:
-        """Search and vote in turn, from the field of `starts` that fits better at each place."""
-        settings, patch = self.settings, self.settings.patch
-        radius = settings.radius or (NEAR_RADIUS if near else max(self.source_hw))
-        search = Search(patch, settings.searches, halving_radii(radius), settings.uniformity, self.steps)
-        field = starts[0]
-        equal = torch.ones(self.size_hw, dtype=torch.float64, device=field.device)
-        self._show(engine.vote(self.style, field, equal, self.mask, patch))
-        for other in starts[1:]:
-            errors = [engine.field_errors(self.source, self.target, one, self.mask, patch) for one in (field, other)]
-            field = torch.where((errors[1] < errors[0])[..., None], other, field)
-            self._show(engine.vote(self.style, field, equal, self.mask, patch))
-        for vote in range(settings.votes):
-            field, error = search_field(
-                self.source, self.target, field, self.mask, search, stream(seed, vote), engine
-            )
-            weight = equal
-            if settings.weighted_vote:
-                scale = patch**2 * self.style.shape[2] * self.steps**2
-                weight = 1 / (1 + error.double() / scale)
-            picture = engine.vote(self.style, field, weight, self.mask, patch)
-            if vote < settings.votes - 1:
-                self._show(picture)
-        return Synthesis(picture.permute(2, 0, 1).contiguous(), field, error.float() / self.steps**2)
-
-    def _show(self, picture: torch.Tensor) -> None:
-        """Make a picture the style of the target that patches are compared with."""
-        plane = Plane(picture.permute(2, 0, 1), self.settings.style_weight)
-        write_plane(self.target, 0, plane, self.steps, self.settings.patch)
+def _search_and_vote(
+    level: Level, starts: Sequence[torch.Tensor], search: Search, settings: PatchSettings, seed: int, engine: Engine
+) -> Synthesis:
+    """Search and vote in turn, from the field among `starts` that fits best at each place."""
+    field, patch = starts[0], settings.patch
+    equal = torch.ones(level.size_hw, dtype=torch.float64, device=field.device)
+    picture = engine.vote(level.style, field, equal, level.mask, patch)
+    for other in starts[1:]:
+        level.show(picture)
+        errors = [engine.field_errors(level.source, level.target, one, level.mask, patch) for one in (field, other)]
+        field = torch.where((errors[1] < errors[0])[..., None], other, field)
+        picture = engine.vote(level.style, field, equal, level.mask, patch)
+    for vote in range(settings.votes):
+        level.show(picture)
+        field, error = search_field(level.source, level.target, field, level.mask, search, stream(seed, vote), engine)
+        weight = equal
+        if settings.weighted_vote:
+            weight = 1 / (1 + error.double() / (patch**2 * level.style.shape[2] * level.steps**2))
+        picture = engine.vote(level.style, field, weight, level.mask, patch)
+    return Synthesis(picture.permute(2, 0, 1).contiguous(), field, error.float() / level.steps**2)
 
 
 def _level_count(shortest: int, settings: PatchSettings, near: bool) -> int:
@@ -223,6 +159,8 @@ def _check(
         check_shape(f"guide {number}, target", guide.target, (guide.key.shape[0], height, width))
     if field is not None:
         check_shape("field", field, (height, width, 2))
+        if not bool(torch.isfinite(field).all()):
+            raise InputError("field: expected finite places, got NaN or infinity; look at the flow that it comes from.")
     if mask is not None:
         check_shape("mask", mask, (height, width))
     if min(height, width, *source_hw) < 2 * settings.patch + 1:

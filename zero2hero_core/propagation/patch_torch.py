@@ -83,10 +83,11 @@ def search_pass(
         try_place(to_x, to_y, inside & (to_x >= 0) & (to_x < source_width) & (to_y >= 0) & (to_y < source_height))
     for radius in radii:
         number = mix((number + 0x9E3779B9) & MASK32)
-        side = 2 * radius + 1
-        to_x = best_x - radius + (((number & 0xFFFF) * side) >> 16)
-        to_y = best_y - radius + (((number >> 16) * side) >> 16)
-        try_place(to_x.clamp(0, source_width - 1), to_y.clamp(0, source_height - 1), mask)
+        low_x, high_x = (best_x - radius).clamp_min(0), (best_x + radius).clamp_max(source_width - 1)
+        low_y, high_y = (best_y - radius).clamp_min(0), (best_y + radius).clamp_max(source_height - 1)
+        to_x = low_x + (((number & 0xFFFF) * (high_x - low_x + 1)) >> 16)
+        to_y = low_y + (((number >> 16) * (high_y - low_y + 1)) >> 16)
+        try_place(to_x, to_y, mask)
     return torch.stack([best_x, best_y], -1).int(), best_error.int()
 
 
