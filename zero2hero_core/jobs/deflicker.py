@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ class DeflickerRequest:
     clip: ClipRequest
     stylised: str
     output: OutputRequest
-    settings: DeflickerSettings = field(default_factory=DeflickerSettings)
+    settings: DeflickerSettings
 
 
 def deflickered(

@@ -24,6 +24,7 @@ class Chain:
         check_shape("key", key, (3, "H", "W"))
         still = torch.zeros(*key.shape[-2:], 2)
         self._flow, self._neighbour, self._there, self._back = flow, key, still, still
+        self.to_neighbour = still  # of the last frame, to the one before it: (H, W, 2)
 
     def step(self, frame: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The next frame (3, H, W) away from the key: its flow to the key (H, W, 2) in pixels, and how far each place
@@ -31,7 +32,7 @@ class Chain:
         check_shape("frame", frame, self._neighbour.shape)
         there, back = self._flow(frame, self._neighbour), self._flow(self._neighbour, frame)
         self._there, self._back = chain_flows(there, self._there), chain_flows(self._back, back)
-        self._neighbour = frame
+        self._neighbour, self.to_neighbour = frame, there
         return self._there, agreement(self._there, self._back)
 
     def state(self) -> dict[str, torch.Tensor]:

@@ -6,7 +6,7 @@ be taken up again where it was, to the same bytes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -14,10 +14,11 @@ import torch
 from ..checks import InputError, check_images, check_shape
 from ..flow.dis import dis_flow
 from ..flow.scaled import scaled_flow
-from ..flow.warp import FlowFunction
+from ..flow.warp import FlowFunction, warp_backward
 from ..video.resize import resize_frames
 from .chain import Chain
 from .change import KeyChange
+from .patch_carry import carry_patches
 from .settings import PropagationSettings
 
 
@@ -71,6 +72,10 @@ class Walk(Protocol):
 
 def begin_walk(key: KeyFrame, settings: PropagationSettings, flow: FlowFunction | None = None) -> Walk:
     """The walk of the engine that the settings name. flow: between neighbours; DIS where None."""
+    if settings.engine == "patch":
+        return PatchWalk(key, settings, flow or dis_flow)
+    if settings.engine == "flow":
+        settings = replace(settings, change=replace(settings.change, operator="pixels"))
     return ChangeWalk(key, settings, flow or dis_flow)
 
 
@@ -105,3 +110,47 @@ class ChangeWalk:
 
     def _reduce(self, frame: torch.Tensor) -> torch.Tensor:
         return resize_frames(frame[None], self._size)[0]
+
+
+class PatchWalk:
+    """Patches of the edit, at its own size, placed where they fit the frame (`propagation.patch_carry`)."""
+
+    def __init__(self, key: KeyFrame, settings: PropagationSettings, flow: FlowFunction):
+        self._key, self._settings, self._seed = key, settings.patch, settings.seed
+        self._size = (int(key.edit.shape[-2]), int(key.edit.shape[-1]))
+        self._frame = self._at(key.frame, self._size)
+        self._chain = Chain(self._frame, flow=scaled_flow(flow, longest_side=settings.flow_side))
+        self._previous = key.edit
+
+    def step(self, frame: torch.Tensor) -> Carried:
+        """See `Walk.step`."""
+        small = self._at(frame, self._size)
+        flow, _ = self._chain.step(small)
+        previous = warp_backward(self._previous, self._chain.to_neighbour)
+        result = carry_patches(self._key.edit, self._frame, small, flow, previous, self._settings, seed=self._seed)
+        self._previous = result.picture.clamp(0, 1)
+        hw = (int(frame.shape[-2]), int(frame.shape[-1]))
+        error = resize_frames(self._level_error(result.error)[None, None], hw)[0, 0]
+        return Carried(self._at(self._previous, hw), error)
+
+    def _level_error(self, error: torch.Tensor) -> torch.Tensor:
+        """The mean difference of a patch, as a share of the range: in the unit of the other engines' errors."""
+        weights, patches = self._settings.guides, self._settings.patches
+        total = weights.colour + weights.edges + weights.position + weights.temporal + patches.style_weight
+        return (error / (patches.patch**2 * total)).sqrt().div(255).clamp(0, 1)
+
+    def carry_key(self) -> torch.Tensor:
+        """See `Walk.carry_key`."""
+        return self._at(self._key.edit, (int(self._key.frame.shape[-2]), int(self._key.frame.shape[-1])))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """See `Walk.state`."""
+        return {**self._chain.state(), "previous": self._previous}
+
+    def restore(self, state: dict[str, torch.Tensor]) -> None:
+        """See `Walk.restore`."""
+        self._chain.restore(state)
+        self._previous = state["previous"]
+
+    def _at(self, picture: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
+        return resize_frames(picture[None], size_hw)[0]

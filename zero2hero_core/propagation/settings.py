@@ -8,6 +8,7 @@ from ..checks import InputError, check_range, setting
 from .blending import BlendSettings
 from .change import ChangeSettings
 from .names import ENGINES, Engine
+from .patch_carry import CarrySettings
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class PropagationSettings:
     cuts: bool = True
     round_trip: bool = False
     change: ChangeSettings = field(default_factory=ChangeSettings)
+    patch: CarrySettings = field(default_factory=CarrySettings)
     blending: BlendSettings = field(default_factory=BlendSettings)
 
     def __post_init__(self) -> None:

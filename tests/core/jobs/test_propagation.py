@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from moving import pan
 
 from zero2hero_core.checks import InputError
 from zero2hero_core.jobs.propagation import Propagation, Spool, Stretch, key_frames, put_within, stretches
+from zero2hero_core.propagation.names import ENGINES
 from zero2hero_core.propagation.settings import PropagationSettings
 
 SETTINGS = PropagationSettings(engine="change", cuts=False)
@@ -58,9 +61,10 @@ def test_as_many_frames_come_out_with_the_key_at_either_end(tmp_path, count, end
     assert not any(tmp_path.glob("walks/*"))
 
 
-def test_a_walk_carries_the_edit_along(tmp_path):
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_walk_carries_the_edit_along(tmp_path, engine):
     frames = clip(6)
-    for index, carried in run(tmp_path, frames, [0]).items():
+    for index, carried in run(tmp_path, frames, [0], settings=replace(SETTINGS, engine=engine)).items():
         assert (carried.picture - (1 - frames[index])).abs().mean() < 0.05
 
 
@@ -70,10 +74,10 @@ def test_keys_out_of_order_give_the_same(tmp_path):
     assert all(torch.equal(one[index].picture, other[index].picture) for index in frames)
 
 
-@pytest.mark.parametrize("keys", [[0], [0, 7], [3]])
-def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path, keys):
-    frames, whole = clip(8), None
-    whole = run(tmp_path / "whole", frames, keys)
+@pytest.mark.parametrize(("keys", "engine"), [([0], "change"), ([0, 7], "change"), ([3], "patch")])
+def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path, keys, engine):
+    frames, settings = clip(8), replace(SETTINGS, engine=engine)
+    whole = run(tmp_path / "whole", frames, keys, settings=settings)
 
     class Stop(Exception):
         pass
@@ -88,13 +92,13 @@ def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path, keys):
                 raise Stop
 
         edits = key_frames(frames, [(index, 1 - frames[index]) for index in keys])
-        work = Propagation(frames, edits, SETTINGS, Spool(folder), on_step=count)
+        work = Propagation(frames, edits, settings, Spool(folder), on_step=count)
         try:
             for index, carried in work.results():
                 pictures[index] = carried.picture
         except Stop:
             pass
-        again = Propagation(frames, edits, SETTINGS, Spool(folder))
+        again = Propagation(frames, edits, settings, Spool(folder))
         pictures |= {index: carried.picture for index, carried in again.results(set(pictures))}
         assert sorted(pictures) == sorted(frames)
         assert all(torch.equal(pictures[index], whole[index].picture) for index in frames), stop

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, dataclass
+from dataclasses import FrozenInstanceError, dataclass, field
 
 import pytest
 
@@ -85,3 +85,34 @@ def test_notes_are_told_and_kept_in_the_listeners_words() -> None:
     silent = Notes(Listener())
     silent.add(f"{setting('mask')} is empty")
     assert silent == ["mask is empty"]
+
+
+@dataclass(frozen=True)
+class Fine:
+    """What few change."""
+
+    mask: float = 2.0
+
+
+@dataclass(frozen=True)
+class Coarse:
+    """A part of a whole, with one of its own that has a default."""
+
+    engine: str
+    fine: Fine = field(default_factory=Fine)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """A request with a name that the finer settings have, too."""
+
+    settings: Coarse
+    mask: str | None = None
+
+
+def test_settings_with_a_default_of_their_own_are_given_whole():
+    values = {"engine": "flow", "mask": "mask.png"}
+    request = make_request(Whole, values)
+    assert request == Whole(Coarse("flow"), "mask.png") and flat_values(request)["mask"] == "mask.png"
+    assert make_request(Whole, values | {"fine": Fine(1.0)}).settings.fine.mask == 1.0
+    check_names(Whole, values | {"fine": Fine()})
