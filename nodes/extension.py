@@ -6,7 +6,17 @@ from importlib import import_module
 
 from .host.services import ComfyExtension, io
 
-TOPICS = ("models", "video", "zero_stage", "hero_training", "hero_stage", "deflicker", "evaluation")
+TOPICS = (
+    "models",
+    "video",
+    "key_frames",
+    "propagation",
+    "zero_stage",
+    "hero_training",
+    "hero_stage",
+    "deflicker",
+    "evaluation",
+)
 
 
 class Zero2HeroExtension(ComfyExtension):

@@ -1,11 +1,12 @@
 """Zero-to-Hero: give a whole video the look of one edited frame.
 
-The method without ComfyUI. Importing this package loads nothing else; `edit` is the whole method in one call, and every
-module can be imported by itself. The same is on the command line as `zero2hero` or `python -m zero2hero_core`.
+The method without ComfyUI. Importing this package loads nothing else; `propagate` carries edited frames through a clip
+without a model, `edit` is the whole method in one call, and every module can be imported by itself. The same is on the
+command line as `zero2hero` or `python -m zero2hero_core`.
 
     import zero2hero_core as z2h
 
-    report = z2h.edit(video="clip.mp4", anchor=0, reference="edited.png", out="result", tiny=True)
+    report = z2h.propagate(video="clip.mp4", key={0: "edited.png"}, out="result")
     print(report["video"])
 """
 
@@ -18,7 +19,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .jobs.listener import Listener
 
-__all__ = ["__version__", "edit"]
+__all__ = ["__version__", "edit", "propagate"]
 
 
 def edit(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
@@ -41,3 +42,24 @@ def edit(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
 
     check_names(job.EditRequest, values)
     return job.run(make_request(job.EditRequest, values), listener or Listener())
+
+
+def propagate(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
+    """Carry edited frames through a clip: on the CPU, at the clip's own size, without a model.
+
+    Args:
+        listener: as for `edit`.
+        values: the settings by name: those of `zero2hero propagate` with _ for -, and of the requests in
+            `jobs.propagate.PropagateRequest`; video, key (index of an edited frame -> its picture file) and out are
+            needed.
+
+    Returns: the report of the run, as in report.json.
+
+    Raises: as `edit`.
+    """
+    from .jobs import propagate as job
+    from .jobs.listener import Listener
+    from .jobs.request import check_names, make_request
+
+    check_names(job.PropagateRequest, values)
+    return job.run(make_request(job.PropagateRequest, values), listener or Listener())

@@ -46,7 +46,17 @@ PLANNED = {"guidance"}  # rooms that are not built yet
 # The nodes: schemas on top, no schema knows another; convert and host know no work, convert no host.
 NODE_FLOORS = (
     ("extension",),
-    ("models", "video", "zero_stage", "hero_training", "hero_stage", "deflicker", "evaluation"),
+    (
+        "models",
+        "video",
+        "key_frames",
+        "propagation",
+        "zero_stage",
+        "hero_training",
+        "hero_stage",
+        "deflicker",
+        "evaluation",
+    ),
     ("work",),
     ("host",),
     ("convert",),

@@ -11,7 +11,7 @@ import pytest
 import zero2hero_core
 
 TORCH_FAMILY = {"torch", "torchaudio", "torchvision", "xformers"}
-MODULE_OF = {"pillow": "PIL"}
+MODULE_OF = {"opencv-python-headless": "cv2", "pillow": "PIL"}
 # Needed although no line imports them, with the reason.
 INDIRECT: dict[str, str] = {}
 

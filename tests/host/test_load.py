@@ -11,6 +11,8 @@ NODES = {
     "MaskedCiAKSampler",
     "HeroLoRATrainer",
     "HeroRestore",
+    "OpticalFlow",
+    "SelectKeyFrames",
     "PixelSwap",
     "VideoMetrics",
 }

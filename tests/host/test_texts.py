@@ -53,7 +53,7 @@ def test_categories_and_types_have_a_text(schemas, repository):
     main = locale(repository, "main.json")
     used = {part for node in schemas.values() for part in node["category"].split("/")}
     assert set(main["nodeCategories"]) == used
-    assert set(main["dataTypes"]) == {"CORRESPONDENCE", "HERO_LORA"}
+    assert set(main["dataTypes"]) == {"CORRESPONDENCE", "FLOW", "HERO_LORA"}
 
 
 def test_no_text_holds_signs_of_the_message_syntax(repository):

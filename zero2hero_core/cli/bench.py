@@ -50,6 +50,11 @@ def add_parser(subparsers: Any) -> None:
     quality.add_argument("--seeds", type=whole(1), metavar="N", help="at most so many seeds (default: all)")
     quality.add_argument("--rows", nargs="+", metavar="R", help="some of their rows (default: all), only printed")
     quality.add_argument(
+        "--join",
+        action="store_true",
+        help="with --rows: put them into the tables of --out, compared with what is there",
+    )
+    quality.add_argument(
         "--jobs", type=whole(1), default=2, metavar="N", help="runs at a time, a thread each (default: 2)"
     )
     quality.add_argument(
@@ -80,6 +85,7 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
         seeds=args.seeds,
         jobs=args.jobs,
         amt=args.amt,
+        join=args.join,
     )
     with cli_shared.ConsoleListener(args) as console:
         return make_quality(request, console, readings(vars(args)))

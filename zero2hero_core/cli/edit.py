@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
+from ..propagation.names import CARRIERS
 from .console import ConsoleListener, add_common, request_of
 from .hero_options import add_hero_weight_options, add_restore_options, add_training_options
 from .options import add_clip_options, add_match_options, add_output_options, add_preset, whole
@@ -41,6 +42,12 @@ def add_parser(subparsers: Any) -> None:
     model.add_argument("--hero-model", metavar="PATH", help="FLUX.1 or FLUX.2-klein: folder or .safetensors file")
     model.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N or mps")
     add_hero_weight_options(model)
+    model.add_argument(
+        "--initial",
+        choices=("zero", *CARRIERS),
+        default="zero",
+        help="what Hero-Stage starts from: Zero-Stage's pictures, or what `propagate` carries, without --zero-model",
+    )
     add_preset(parser)
     add_match_options(parser)
     add_training_options(parser)

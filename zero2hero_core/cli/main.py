@@ -17,7 +17,7 @@ from typing import Any
 from ..checks import Unfinished, Zero2HeroError
 from ..files.json_file import write_report
 from ..version import __version__
-from . import ablate, bench, correspond, dataset, deflicker, demo, doctor, edit, hero, tiny, zero
+from . import ablate, bench, correspond, dataset, deflicker, demo, doctor, edit, hero, keyframes, propagate, tiny, zero
 from .console import option_of
 from .folder import check_report
 from .options import Parser, fill_preset
@@ -26,6 +26,7 @@ EXAMPLES = """\
 examples:
   zero2hero doctor
   zero2hero demo --out demo
+  zero2hero propagate --video clip.mp4 --key 0=edited.png --out result
   zero2hero edit --tiny --video clip.mp4 --anchor 0 --reference edited.png --out result
   zero2hero edit --zero-model sd15.safetensors --hero-model FLUX.2-klein-base-4B --video clip.mp4 --anchor 0 \
       --reference edited.png --out result
@@ -41,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    for module in (doctor, demo, edit, zero, correspond, hero, deflicker, ablate, bench, dataset, tiny):
+    modules = (doctor, demo, keyframes, propagate, edit, zero, correspond, hero, deflicker)
+    for module in (*modules, ablate, bench, dataset, tiny):
         module.add_parser(commands)
     return parser
 

@@ -88,17 +88,23 @@ def add_clip_options(
 
 def add_frame_options(parser: argparse.ArgumentParser, sides: str) -> None:
     """Which frames of the clip, and at which size. sides: what the help says of sides."""
-    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
-    frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
-    frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
-    frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
-    frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
+    frames = add_range_options(parser)
     frames.add_argument(
         "--size", type=size_value, metavar="S|WxH", help=f"short side or width x height, rounded to {sides}"
     )
     frames.add_argument(
         "--policy", choices=("resize", "crop", "pad"), default="resize", help="how frames get another aspect ratio"
     )
+
+
+def add_range_options(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Which frames of the clip; returns the group."""
+    frames = parser.add_argument_group("frames", "Indices count from 0 in the original clip.")
+    frames.add_argument("--start", type=whole(0), default=0, metavar="N", help="first frame")
+    frames.add_argument("--stop", type=whole(1), metavar="N", help="frame before which to stop (default: the end)")
+    frames.add_argument("--stride", type=whole(1), default=1, metavar="N", help="take every N-th frame")
+    frames.add_argument("--max-frames", type=whole(1), metavar="N", help="take at most this many (default: all)")
+    return frames
 
 
 def add_model_group(parser: argparse.ArgumentParser, tiny: str, model: str) -> argparse._ArgumentGroup:

@@ -12,7 +12,7 @@ from ..checks import InputError, setting
 from ..files.guard import Reading
 from ..files.lock import locked_folder
 from ..jobs.listener import Listener
-from .page.report import table_text, unmeasured, write_results
+from .page.report import join_rows, table_text, unmeasured, write_results
 from .quality.learned import why_not
 from .quality.shots import draw_shots
 from .quality.suites import SUITES, Suite, Table
@@ -28,7 +28,8 @@ class QualityRequest:
 
     work: folder of what is kept; out: of the page and its figures. suite: of `SUITES`. own_clips: videos for a further
     table; blender: a Python that has Blender as a module, for another. tables, rows: some of them, all when empty; with
-    `rows` nothing is written. clips, seeds: at most so many. jobs: runs at a time. amt: see `learned.Networks`.
+    `rows` nothing is written, unless they `join` the tables that `out` holds. clips, seeds: at most so many. jobs: runs
+    at a time. amt: see `learned.Networks`.
     """
 
     work: Path
@@ -42,6 +43,11 @@ class QualityRequest:
     seeds: int | None = None
     jobs: int = 2
     amt: Path | None = None
+    join: bool = False
+
+    def __post_init__(self) -> None:
+        if self.join and not self.rows:
+            raise InputError(f"{setting('join')}: puts single rows into tables; give {setting('rows')}.")
 
 
 def make_quality(request: QualityRequest, listener: Listener, readings: Sequence[Reading] = ()) -> dict[str, Any]:
@@ -77,7 +83,13 @@ def make_quality(request: QualityRequest, listener: Listener, readings: Sequence
             listener.say(table_text(table))
         if text := unmeasured(runs.tables):
             listener.say(f"\n{text}")
-        if not request.rows:
+        if request.join:
+            order = {table.name: list(table.rows) for table in suite.tables}
+            for name in join_rows(request.out, report, order):
+                listener.note(
+                    f"table {name}: {request.out} holds none of the same clips and frames; nothing was joined"
+                )
+        elif not request.rows:
             _write(request, tables, runs, report, listener)
         return report
 
@@ -109,8 +121,12 @@ def _choose(suite: Suite, request: QualityRequest) -> list[Table]:
     labels = {row for table in tables for row in table.rows}
     if unknown := [name for name in request.rows if name not in labels]:
         raise InputError(f"{setting('rows')}: expected some of {', '.join(sorted(labels))}, got {unknown[0]}.")
+
+    def chosen(table: Table, row: str) -> bool:
+        return row in request.rows or (row == table.base and not request.join)
+
     return [
-        replace(table, rows={row: spec for row, spec in table.rows.items() if row in request.rows or row == table.base})
+        replace(table, rows={row: spec for row, spec in table.rows.items() if chosen(table, row)})
         for table in tables
         if set(table.rows) & set(request.rows)
     ]

@@ -2,8 +2,8 @@
 
 Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016, arXiv 1603.03590, with its preset MEDIUM:
 patches of 8 pixels at a stride of 3, 25 descent steps, and 5 rounds of variational refinement on every level from the
-coarsest down to half resolution. It needs the package opencv-python-headless (the extra `bench`), compares brightness
-only, and runs on the CPU. What a flow is: `flow.warp`.
+coarsest down to half resolution. It needs OpenCV, compares brightness only, and runs on the CPU. What a flow is:
+`flow.warp`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise InputError(
-            f"Optical flow needs OpenCV, which cannot be imported here ({error}): pip install zero2hero[bench]"
+            f"Optical flow needs OpenCV, which cannot be imported here ({error}): pip install opencv-python-headless"
         ) from error
     return cv2
 

@@ -41,7 +41,15 @@ def load_raft(weights: str | Path | None = None, *, device: torch.device | str =
         device: where the model lies and computes.
     Raises: InputError when torchvision or the file is missing, or the file is damaged or another.
     """
-    network = _network(weights).to(device).eval()
+    return raft_function(_network(weights).to(device).eval(), device=device)
+
+
+def raft_function(network: Any, *, device: torch.device | str = "cpu") -> FlowFunction:
+    """A RAFT that is loaded already as the function that `load_raft` gives.
+
+    Args: network: torchvision's `raft_large` or one that is called like it, (source, target) in [-1, 1], (1, 3, H, W)
+        each -> a list whose last is (1, 2, H, W); on `device`, in evaluation mode. device: where it computes.
+    """
 
     @torch.no_grad()
     def raft_flow(source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

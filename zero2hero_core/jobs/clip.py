@@ -98,12 +98,13 @@ class Clip:
     def fit(self, picture: torch.Tensor) -> torch.Tensor | None:
         """Pictures (N, C, h, w) of the original's or the frames' aspect ratio at the frames' size, else None."""
         hw = (picture.shape[-2], picture.shape[-1])
-        if _same_aspect(hw, self.native_hw):
+        if is_same_aspect(hw, self.native_hw):
             return resize_frames(picture, self.size_hw, self.policy)
-        return resize_frames(picture, self.size_hw) if _same_aspect(hw, self.size_hw) else None
+        return resize_frames(picture, self.size_hw) if is_same_aspect(hw, self.size_hw) else None
 
 
-def _same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
+def is_same_aspect(a: tuple[int, int], b: tuple[int, int]) -> bool:
+    """Whether two sizes (H, W) have one aspect ratio, or nearly."""
     return abs((a[1] * b[0]) / (a[0] * b[1]) - 1) <= SAME_ASPECT
 
 

@@ -13,31 +13,37 @@ from ..backbones.sources import HUB
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, begun_in, clear, content
 from ..files.json_file import write_json
+from ..propagation.names import CARRIERS
+from ..propagation.settings import PropagationSettings
 from ..video.image_writer import write_image
 from ..video.source import open_frames
 from ..zero_stage.settings import ZeroStageSettings
-from . import restore, train, zero
+from . import propagate, restore, train, zero
 from .clip import TINY_SIZE, ClipRequest, check_paths, open_clip
 from .folder import job_folder
 from .frames import OutputRequest, check_video, frame_results
 from .hero_settings import RestoreChoice, TrainingChoice
 from .listener import Listener
 from .models import DiTModel, SDModel
+from .propagation import ROUND_TRIP
 from .request import flat_values
 from .state import file_digest, read_state
 from .training import LORA
 
 DIVISOR = 16  # of the sides of frames, for the checks
 ZERO_FOLDERS = ("zero", "zero_anchor", "zero_target")
-ZERO_VIDEO = "zero.mp4"
+INITIAL_FOLDERS = ("initial", "initial_anchor")
+ZERO_VIDEO, INITIAL_VIDEO = "zero.mp4", "initial.mp4"
+INITIALS = ("zero", *CARRIERS)
 
 
 @dataclass(frozen=True)
 class EditRequest:
     """The whole edit of a clip.
 
-    reference: the edited anchor, a picture file. tiny: the bundled models, else zero_model and hero_model (see
-    `SDModel`, `DiTModel`, as for what follows them). batch: frames at once; halved if memory is short.
+    reference: the edited anchor, a picture file. initial: what Hero-Stage starts from: Zero-Stage's pictures, or those
+    of an engine of propagation, which need no model. tiny: the bundled models, else hero_model and, for Zero-Stage,
+    zero_model (see `SDModel`, `DiTModel`, as for what follows them). batch: frames at once; halved if memory is short.
     """
 
     clip: ClipRequest
@@ -55,12 +61,20 @@ class EditRequest:
     text_embedding: str | None = None
     hero_prompt: str = ""
     batch: int = 2
+    initial: str = "zero"
 
     def __post_init__(self) -> None:
-        models = [self.zero_model, self.hero_model]
+        if self.initial not in INITIALS:
+            raise InputError(f"{setting('initial')}: expected one of {', '.join(INITIALS)}, got {self.initial!r}.")
+        models = [self.zero_model, self.hero_model] if self.initial == "zero" else [self.hero_model]
         if self.tiny == any(models) or (not self.tiny and not all(models)):
+            both = f"{setting('zero_model')} together with {setting('hero_model')}"
+            expected = both if self.initial == "zero" else setting("hero_model")
+            raise InputError(f"models: expected {setting('tiny')}, or {expected}.")
+        if self.initial != "zero" and self.training.mode == "implicit":
             raise InputError(
-                f"models: expected {setting('tiny')}, or {setting('zero_model')} together with {setting('hero_model')}."
+                f"{setting('mode')} implicit: learns from Zero-Stage's wear; expected {setting('initial')} zero, got "
+                f"{self.initial}."
             )
 
     @property
@@ -87,6 +101,8 @@ def results(output: OutputRequest) -> Results:
     names = restore.results(output) | train.ALL_RESULTS.below("training") | Results(("anchor.png",))
     for folder in ZERO_FOLDERS:
         names |= frame_results(zero.STATE, ZERO_VIDEO).below(folder)
+    for folder in INITIAL_FOLDERS:
+        names |= propagate.results(OutputRequest(folder, video_name=INITIAL_VIDEO)).below(folder)
     return names
 
 
@@ -122,14 +138,20 @@ def _run(request: EditRequest, out: Path, listener: Listener) -> dict[str, Any]:
 
 def _check(request: EditRequest, out: Path) -> None:
     """Raise `InputError` for what a later part would refuse, as far as it shows without the models."""
-    if request.output.resume and content(out) and not (out / "zero").is_dir():
+    begun = any((out / folder).is_dir() for folder in ("zero", "initial"))
+    if request.output.resume and content(out) and not begun:
         raise InputError(f"{setting('resume')}: {out} holds no earlier `zero2hero edit`; choose its folder.")
     settings = request.training.settings({})  # what suits the model is in range
     request.restoring.settings({}).strength(0, len(settings.kinds))
-    clip = open_clip(replace(request.clip, size=request.clip.size or (TINY_SIZE if request.tiny else None)), DIVISOR)
+    clip = open_clip(_sized(request), DIVISOR)
     check_video(request.output, request.clip.video, clip)
     if unknown := set(request.training.evaluate_frames or ()) - set(clip.indices):
         raise InputError(f"{setting('evaluate_frames')}: frame {min(unknown)} is not a chosen frame.")
+
+
+def _sized(request: EditRequest) -> ClipRequest:
+    """The clip at the size of the frames."""
+    return replace(request.clip, size=request.clip.size or (TINY_SIZE if request.tiny else None))
 
 
 @contextmanager
@@ -143,7 +165,7 @@ def _kept(out: Path) -> Iterator[None]:
     except Unfinished:
         raise
     except Zero2HeroError as error:
-        begun = (out / "zero").is_dir()
+        begun = any((out / folder).is_dir() for folder in ("zero", "initial"))
         if not begun or any(setting(name) in error.text for name in ("resume", "overwrite")):
             raise
         raise Unfinished(f"{error.text.rstrip('.')}; {kept}", error.exit_status) from error
@@ -157,13 +179,13 @@ class _Parts:
 
     def run(self) -> dict[str, dict[str, Any]]:
         """Reports by part, in the order of the work."""
-        request = self.request
-        reports = {"zero": self._zero("zero")}
-        folders = [str(self.out / "zero")]
-        if not any(row["index"] == request.anchor for row in reports["zero"]["frames"]):
-            one = replace(request.clip, start=request.anchor, stop=None, stride=1, max_frames=1)
-            reports["zero anchor"] = self._zero("zero_anchor", clip=one)
-            folders.append(str(self.out / "zero_anchor"))
+        request, name = self.request, "zero" if self.request.initial == "zero" else "initial"
+        make = self._zero if name == "zero" else self._initial
+        reports = {name: make(name)}
+        folders = [str(self.out / name)]
+        if not any(row["index"] == request.anchor for row in reports[name]["frames"]):
+            reports[f"{name} anchor"] = make(f"{name}_anchor", clip=self._beside_anchor())
+            folders.append(str(self.out / f"{name}_anchor"))
         target = None
         if request.training.mode == "implicit":
             target = str(self.out / "zero_target")
@@ -183,6 +205,30 @@ class _Parts:
             batch=request.batch,
         )
         return zero.run(replace(part, **changes), self.listener)
+
+    def _beside_anchor(self) -> ClipRequest:
+        """The anchor, and for a way there and back the frames beside it."""
+        clip, anchor = self.request.clip, self.request.anchor
+        if self.request.initial == "zero":
+            return replace(clip, start=anchor, stop=None, stride=1, max_frames=1)
+        start = anchor - ROUND_TRIP if anchor >= ROUND_TRIP else anchor
+        return replace(clip, start=start, stop=None, stride=1, max_frames=ROUND_TRIP + 1)
+
+    def _initial(self, folder: str, **changes: Any) -> dict[str, Any]:
+        """The edit propagated, on the anchor there and back."""
+        request = self.request
+        size = open_clip(_sized(request), DIVISOR).size_hw
+        clip = changes.get("clip", request.clip)
+        output = self._output(
+            folder, propagate.STATE, "propagate", video_name=INITIAL_VIDEO, no_audio=request.output.no_audio
+        )
+        part = propagate.PropagateRequest(
+            clip=replace(clip, size=size, anchor=None),
+            settings=PropagationSettings(engine=request.initial, round_trip=True),  # type: ignore[arg-type]  # checked
+            output=output,
+            key={request.anchor: request.reference},
+        )
+        return propagate.run(part, self.listener)
 
     def _train(self, folders: list[str], target: str | None) -> dict[str, Any]:
         request = self.request

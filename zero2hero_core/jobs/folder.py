@@ -16,7 +16,7 @@ from ..files.lock import locked_folder
 from ..files.names import check_name
 
 # Settings that name what is read: pictures or a video; folders of Zero-Stage; single files; folders of a model.
-PICTURES = ("video", "reference", "mask", "truth", "own_clips", "stylised")
+PICTURES = ("video", "reference", "key", "mask", "truth", "own_clips", "stylised")
 ZERO_FOLDERS = ("zero", "zero_anchor")
 FILES = ("matches", "lora", "text_embedding", "empty_embedding", "python", "blender")
 TREES = ("model", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")
@@ -31,9 +31,9 @@ def readings(values: Mapping[str, Any]) -> list[Reading]:
             if option in ("also", *PICTURES):
                 rows.append(_pictures(setting(option), name))
             elif option in ZERO_FOLDERS:
-                frames, state = Path(name) / "frames", Path(name) / "zero.json"
-                pictures = _pictures(setting(option), str(frames))
-                rows.append(Reading(setting(option), name, (*pictures.files, state), pictures.folders))
+                states = (Path(name) / "zero.json", Path(name) / "propagate.json")
+                pictures = _pictures(setting(option), str(Path(name) / "frames"))
+                rows.append(Reading(setting(option), name, (*pictures.files, *states), pictures.folders))
             elif option in FILES:
                 rows.append(Reading(setting(option), name, (Path(name),)))
             elif option in TREES:

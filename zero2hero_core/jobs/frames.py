@@ -6,6 +6,7 @@ import json
 import re
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -106,8 +107,8 @@ class FrameJob(ABC):
     command: ClassVar[str]
     state_name: ClassVar[str]
 
-    def __init__(self, output: OutputRequest, out: Path, video: str, clip: Clip, batch: int, notes: Notes):
-        self.output, self.out, self.video, self.clip, self.batch, self.notes = output, out, video, clip, batch, notes
+    def __init__(self, output: OutputRequest, out: Path, video: str, clip: Clip, notes: Notes):
+        self.output, self.out, self.video, self.clip, self.notes = output, out, video, clip, notes
         self.done: set[int] = set()  # original indices of finished frames
         self.rows: dict[int, dict[str, Any]] = {}  # what is reported of the frames edited in this run
         self.seconds: dict[str, float] = {}
@@ -169,12 +170,9 @@ class FrameJob(ABC):
             return False
 
     def _edit_missing(self, listener: Listener) -> None:
-        """Edit frames in the batches of an unbroken run, so that a resumed run gives the same frames to the bit."""
-        total, batch = len(self.clip.indices), self.batch
-        groups = [range(first, min(first + batch, total)) for first in range(0, total, batch)]
-        todo = [n for group in groups if any(self.clip.indices[m] not in self.done for m in group) for n in group]
+        total = len(self.clip.indices)
         listener.progress("frames", len(self.done), total)
-        for number, picture in halving(self.edit, todo, batch):
+        for number, picture in self.pictures():
             index = self.clip.indices[number]
             if index not in self.done:
                 write_image(self.path_of(index), picture, overwrite=True)
@@ -184,8 +182,9 @@ class FrameJob(ABC):
                 raise Zero2HeroError("cancelled")
 
     @abstractmethod
-    def edit(self, numbers: list[int]) -> list[torch.Tensor]:
-        """Pictures (3, H, W) of the chosen frames with these numbers; leaves a row about each by `report_row`."""
+    def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """Yields (number, picture (3, H, W)) of the chosen frames that are missing; leaves a row about each by
+        `report_row`. A resumed run must give the same frames, to the bit, as an unbroken one."""
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds by part of the work on frames."""
@@ -244,3 +243,25 @@ class FrameJob(ABC):
         before = f" ({reused} from before)" if reused else ""
         sound = ", with sound" if report["audio"] else ""
         listener.say(f"{count} frames{before}, {report['fps']:g} per second{sound}: {report['video']}")
+
+
+class BatchJob(FrameJob):
+    """Work on frames that do not depend on each other, in batches that are halved where memory is short.
+
+    batch: frames at once.
+    """
+
+    def __init__(self, output: OutputRequest, out: Path, video: str, clip: Clip, batch: int, notes: Notes):
+        super().__init__(output, out, video, clip, notes)
+        self.batch = batch
+
+    def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The missing frames, in the batches of an unbroken run."""
+        total, batch = len(self.clip.indices), self.batch
+        groups = [range(first, min(first + batch, total)) for first in range(0, total, batch)]
+        todo = [n for group in groups if any(self.clip.indices[m] not in self.done for m in group) for n in group]
+        return halving(self.edit, todo, batch)
+
+    @abstractmethod
+    def edit(self, numbers: list[int]) -> list[torch.Tensor]:
+        """Pictures (3, H, W) of the chosen frames with these numbers; leaves a row about each by `report_row`."""

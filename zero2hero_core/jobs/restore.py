@@ -22,7 +22,7 @@ from ..paper import MODES
 from ..version import __version__
 from .clip import Clip, ClipRequest, check_paths
 from .folder import job_folder
-from .frames import FrameJob, OutputRequest, check_video, frame_results
+from .frames import BatchJob, OutputRequest, check_video, frame_results
 from .hero_settings import RestoreChoice
 from .listener import Listener, Notes
 from .models import DiTModel, load_dit
@@ -144,7 +144,7 @@ def _state(request: RestoreRequest, stage: HeroStage[DiTBackbone], clip: Clip) -
     }
 
 
-class RestoreJob(FrameJob):
+class RestoreJob(BatchJob):
     """Hero-Stage on the frames of a clip."""
 
     command, state_name = "hero restore", STATE

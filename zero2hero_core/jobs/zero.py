@@ -20,7 +20,7 @@ from ..zero_stage.settings import ZeroStageSettings
 from ..zero_stage.stage import ZeroStage
 from .clip import TINY_SIZE, Clip, ClipRequest, Masks, check_paths, open_clip, read_reference
 from .folder import job_folder
-from .frames import FrameJob, OutputRequest, check_video, frame_results
+from .frames import BatchJob, OutputRequest, check_video, frame_results
 from .listener import Listener, Notes
 from .matching import EXPECT, MANY_WEAK, check_tokens, match_row, weak_text
 from .models import SDModel, load_unet
@@ -226,7 +226,7 @@ def model_digest(backbone: UNetBackbone) -> str:
     return tensor_digest([*backbone.unet.state_dict().values(), *backbone.vae.state_dict().values()], 64)
 
 
-class ZeroJob(FrameJob):
+class ZeroJob(BatchJob):
     """Zero-Stage on the frames of a clip."""
 
     command, state_name = "zero", STATE

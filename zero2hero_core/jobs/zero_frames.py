@@ -1,4 +1,4 @@
-"""Frames that Zero-Stage left in folders, and the clip that they belong to."""
+"""Initial pictures in folders, which Zero-Stage or propagation left there, and the clip that they belong to."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from .frames import FRAMES
 from .listener import Notes
 from .state import file_digest
 
+STATES = ("zero.json", "propagate.json")  # of the jobs that make initial pictures
+
 
 class ZeroFrames:
-    """Frames that `zero2hero zero` wrote, by their index in the original clip; of several folders, the first that has a
-    frame counts."""
+    """Frames that `zero2hero zero` or `propagate` wrote, by their index in the original clip; of several folders, the
+    first that has a frame counts."""
 
     def __init__(self, names: Sequence[str], name: str = "zero"):
         self.folders, self._name = [Path(folder) for folder in names], setting(name)
         for folder in self.folders:
             if not (folder / FRAMES).is_dir():
                 raise InputError(
-                    f"{self._name} {folder}: expected a folder that `zero2hero zero` wrote, with {FRAMES}/ in it."
+                    f"{self._name} {folder}: expected a folder that `zero2hero zero` or `zero2hero propagate` wrote, "
+                    f"with {FRAMES}/ in it."
                 )
         self.state = _read_state(self.folders[0])
 
@@ -74,13 +77,13 @@ class ZeroFrames:
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
-    path = folder / "zero.json"
-    if not path.exists():
+    path = next((folder / name for name in STATES if (folder / name).exists()), None)
+    if path is None:
         return {}
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({error}); make the Zero-Stage frames again.") from error
+        raise InputError(f"{path}: cannot be read ({error}); make these frames again.") from error
     return state if isinstance(state, dict) else {}
 
 

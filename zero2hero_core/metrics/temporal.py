@@ -2,76 +2,20 @@
 
 All of them give one value for each pair of successive frames: pair i is frame i and frame i + 1. Flows are (H, W, 2),
 (dx, dy) in pixels: what frame i shows at (x, y), frame i + 1 shows at (x + dx, y + dy); pixel centres lie on whole
-numbers, as in `flow/warp.py`. The default flow is OpenCV's DIS, which needs the extra `bench`; any other
+numbers, as in `flow/warp.py`. The default flow is OpenCV's DIS; any other
 function of two pictures (3, H, W) can be passed. Values of two flow methods are not comparable with each other.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
-import torch.nn.functional as F
 
-from ..checks import InputError, ShapeError, check_shape
+from ..checks import ShapeError
+from ..flow.clip import ClipFlows, clip_flows, forward_flows
 from ..flow.dis import dis_flow
+from ..flow.occlusion import visible_pixels
 from ..flow.warp import FlowFunction, warp_backward
 from .ssim import check_pair, weighted_mean
-
-
-@dataclass(frozen=True)
-class ClipFlows:
-    """The motion of a clip of N frames, found once and used for many results.
-
-    `forward` (N - 1, H, W, 2): where each pixel of frame i lies in frame i + 1; `backward` (N - 1, H, W, 2): where each
-    pixel of frame i + 1 lies in frame i. Raises ShapeError when they differ in shape.
-    """
-
-    forward: torch.Tensor
-    backward: torch.Tensor
-
-    def __post_init__(self) -> None:
-        check_shape("forward", self.forward, ("N - 1", "H", "W", 2))
-        check_shape("backward", self.backward, self.forward.shape)
-
-
-def clip_flows(frames: torch.Tensor, *, flow: FlowFunction = dis_flow) -> ClipFlows:
-    """The flows between all successive frames, both ways.
-
-    Args: frames: (N, 3, H, W) in [0, 1], N from 2 up; flow: (source, target) -> (H, W, 2).
-    Raises: ShapeError; InputError when there are too few frames, or the flow's own.
-    """
-    check_pair(frames, frames=2)
-    backward = torch.stack([_flow(flow, frames[i + 1], frames[i]) for i in range(len(frames) - 1)])
-    return ClipFlows(_forward_flows(frames, flow), backward)
-
-
-def visible_pixels(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
-    """Pixels of a frame that the other frame shows too, by the forward-backward check.
-
-    A pixel counts when its flow w and the flow w' that is read where w points close the loop,
-    |w + w'|^2 <= 0.01 (|w|^2 + |w'|^2) + 0.5; when w does not jump to the next pixel to the right or below (a motion
-    boundary), |grad u|^2 + |grad v|^2 <= 0.01 |w|^2 + 0.002; and when w points inside the picture.
-
-    Source: Sundaram et al. 2010; Ruder et al. 2016, "Artistic style transfer for videos" (arXiv 1604.08610), which Lai
-    et al. 2018 use. Differs: their code keeps pixels whose flow leaves the picture if the loop closes at the border.
-    Args: flow, back: (H, W, 2) in pixels, from the frame to the other one and from there to the frame.
-    Returns: (H, W) bool.
-    Raises: ShapeError.
-    """
-    check_shape("flow", flow, ("H", "W", 2))
-    check_shape("back", back, flow.shape)
-    height, width = flow.shape[:2]
-    way_back = warp_backward(back.permute(2, 0, 1), flow).permute(1, 2, 0)
-    length = _square(flow)
-    closed = _square(flow + way_back) <= 0.01 * (length + _square(way_back)) + 0.5
-    right = F.pad(_square(flow[:, 1:] - flow[:, :-1]), (0, 1))
-    below = F.pad(_square(flow[1:] - flow[:-1]), (0, 0, 0, 1))
-    smooth = right + below <= 0.01 * length + 0.002
-    x = torch.arange(width, device=flow.device) + flow[..., 0]
-    y = torch.arange(height, device=flow.device)[:, None] + flow[..., 1]
-    inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
-    return closed & smooth & inside
 
 
 def warp_error(
@@ -137,12 +81,12 @@ def tof(
     """
     if isinstance(truth, torch.Tensor):
         check_pair(pictures, truth, mask, frames=2)
-        true = _forward_flows(truth, flow)
+        true = forward_flows(truth, flow)
     else:
         check_pair(pictures, mask=mask, frames=2)
         _check_flows("truth", truth, pictures)
         true = truth.forward
-    distance = (_forward_flows(pictures, flow) - true).norm(dim=-1)[:, None]
+    distance = (forward_flows(pictures, flow) - true).norm(dim=-1)[:, None]
     return weighted_mean(distance, None if mask is None else mask[:-1])
 
 
@@ -170,23 +114,6 @@ def _changes(pictures: torch.Tensor) -> torch.Tensor:
 
 def _both(mask: torch.Tensor | None) -> torch.Tensor | None:
     return None if mask is None else mask[1:] * mask[:-1]
-
-
-def _square(vectors: torch.Tensor) -> torch.Tensor:
-    return (vectors**2).sum(-1)
-
-
-def _forward_flows(frames: torch.Tensor, flow: FlowFunction) -> torch.Tensor:
-    return torch.stack([_flow(flow, frames[i], frames[i + 1]) for i in range(len(frames) - 1)])
-
-
-def _flow(flow: FlowFunction, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    motion = flow(source, target)
-    if tuple(motion.shape) != (*source.shape[-2:], 2):
-        raise InputError(
-            f"flow: expected a function that gives {(*source.shape[-2:], 2)} (H, W, 2), got {tuple(motion.shape)}."
-        )
-    return motion
 
 
 def _check_flows(name: str, flows: ClipFlows, pictures: torch.Tensor) -> None:

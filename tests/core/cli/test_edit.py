@@ -284,6 +284,31 @@ def test_an_anchor_outside_the_chosen_frames(edit, tmp_path):
     assert read_image(out / "training" / "samples" / "step_000000.png").shape == (3, SIDE, 3 * SIDE)  # 0, 1 and 2
 
 
+def test_hero_stage_may_start_from_the_carried_change(edit, material, unbroken, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(ZeroStage, "edit", lambda *_: pytest.fail("no model is needed for this"))
+    with monkeypatch.context() as patch:
+        patch.setattr(HeroStage, "restore", at_call(2, HeroStage.restore, interrupt))
+        assert edit("--initial", "change", "--batch", "1") == 1
+    assert AGAIN in error_line(capsys)
+    assert edit("--initial", "change", "--batch", "1", "--resume") == 0
+    out = tmp_path / "out"
+    assert list(report(out)["parts"]) == ["initial", "train"]
+    assert frames_in(out).keys() == frames_in(out / "initial").keys() == frames_in(unbroken).keys()
+    assert not (out / "zero").exists() and (out / "initial" / "initial.mp4").exists()
+    reference = read_image(material / "clip.png")
+    worn = read_image(out / "initial" / "frames" / "frame_000000.png")
+    assert 0 < (worn - reference).abs().mean() < 0.3  # there and back, not the edit itself
+
+
+def test_an_anchor_outside_the_chosen_frames_is_carried_too(edit, tmp_path):
+    options = ("--stride", "2", "--anchor", "1", "--initial", "flow", "--train-steps", "1")
+    assert edit(*options) == 0
+    out = tmp_path / "out"
+    assert list(frames_in(out / "initial")) == ["frame_000000.png", "frame_000002.png"]
+    assert "frame_000001.png" in frames_in(out / "initial_anchor")
+    assert list(report(out)["parts"]) == ["initial", "initial anchor", "train"]
+
+
 def test_the_implicit_mode_makes_its_own_zero_stage_frames(edit, material, unbroken, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     with monkeypatch.context() as patch:
@@ -317,6 +342,8 @@ def test_a_vp9_video_of_its_own_quality(edit, tmp_path):
     [
         (("--zero-model", "sd.safetensors"), "models: expected --tiny, or --zero-model together with --hero-model"),
         (("--hero-model", "flux"), "models: expected --tiny, or --zero-model together with --hero-model"),
+        (("--initial", "change", "--zero-model", "sd"), "models: expected --tiny, or --hero-model"),
+        (("--initial", "change", "--mode", "implicit"), "--mode implicit: learns from Zero-Stage's wear"),
         (("--tiny", "--zero-model", "a", "--hero-model", "b"), "models: expected --tiny, or"),
         (("--zero-model", "none", "--hero-model", "none.safetensors"), "none.safetensors: no such file"),
         (("--video", "none.mp4"), "none.mp4: no such file"),

@@ -112,6 +112,8 @@ def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path
     clip = clip_at(sorted(tasks.glob("*-test-*"))[0])
     options = {"zero": SMALL, "cross-image": SMALL | {"contrast": 1.33}, "pixel swap": {"ensemble": 1}}
     hero = {"steps": 2, "num_inference_steps": 1, "samples": 1, "rank": 2, "curve": [0, 2]}
+    if name == "ebsynth":
+        pytest.skip("a program that its owner builds; see test_ebsynth.py")
     bench = Bench(tmp_path)
     made = run_method(bench.tools, clip, Spec(name, options.get(name, hero if name == "hero" else {})), [0, 2])
     assert made.pictures.shape == (2, 3, 64, 64)
@@ -260,6 +262,34 @@ def test_the_command_makes_the_page_and_goes_on(tmp_path: Path, capsys: pytest.C
     assert f"{values['Swap']:16.2f}" in out and "Original" not in out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").iterdir()} == done
     assert (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.usefixtures("tiny_suite")
+def test_a_row_joins_the_tables_that_are_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["bench", "quality", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "out"), "--jobs", "1"]
+    assert cli.main(words) == 0
+    path = tmp_path / "out" / "results" / "quality_small.json"
+    (whole,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    (short,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    del short["rows"]["Original"], short["rows"]["Swap"]
+    path.write_text(json.dumps({"suite": "small", "tables": [short]}), encoding="utf-8")
+    assert cli.main([*words, "--rows", "Swap", "Original", "--join"]) == 0
+    (joined,) = json.loads(path.read_text(encoding="utf-8"))["tables"]
+    assert list(joined["rows"]) == list(whole["rows"])
+    for label, row in whole["rows"].items():
+        for name, value in row["values"].items():
+            got = joined["rows"][label]["values"][name]
+            assert got.pop("clips") == value.pop("clips")
+            assert got == pytest.approx(value), (label, name)
+    assert "Swap" in (tmp_path / "out" / "RESULTS.md").read_text(encoding="utf-8")
+    capsys.readouterr()
+    before = path.read_bytes()
+    assert cli.main([*words, "--rows", "Swap", "--join", "--clips", "1"]) == 0
+    assert "holds none of the same clips" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    assert cli.main([*words, "--join"]) == 2 and "--join: puts single rows" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -13,14 +13,9 @@ import torch
 from scipy.ndimage import map_coordinates
 
 from zero2hero_core.checks import InputError, ShapeError
-from zero2hero_core.metrics.temporal import (
-    ClipFlows,
-    clip_flows,
-    flicker_excess,
-    tof,
-    visible_pixels,
-    warp_error,
-)
+from zero2hero_core.flow.clip import ClipFlows, clip_flows
+from zero2hero_core.flow.occlusion import visible_pixels
+from zero2hero_core.metrics.temporal import flicker_excess, tof, warp_error
 from zero2hero_core.tiny.scenes.scene import Scene
 from zero2hero_core.video.source import open_frames
 

@@ -205,6 +205,6 @@ def test_wrong_input_is_explained() -> None:
 def test_without_opencv_the_message_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "cv2", None)
     clip = torch.zeros(2, 3, 16, 16)
-    with pytest.raises(InputError, match=r"pip install zero2hero\[bench\]") as caught:
+    with pytest.raises(InputError, match=r"pip install opencv-python-headless") as caught:
         propagate_reference(clip, clip[0], 0, chained=True)
     assert caught.value.exit_status == 2

@@ -76,11 +76,12 @@ class Int:
             *,
             optional: bool = ...,
             tooltip: str | None = ...,
-            default: int,
-            min: int,
-            max: int,
+            default: int = ...,
+            min: int = ...,
+            max: int = ...,
             step: int = ...,
             control_after_generate: bool = ...,
+            force_input: bool = ...,
         ) -> None: ...
 
     Output: type[_Output]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import platform
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ...files.json_file import write_json
+from ...files.json_file import finite, write_json
 from ...files.whole import write_text
 from ..quality.measures import BETTER_LOW, LPIPS, VBENCH
 from ..quality.statistics import spread
@@ -64,6 +64,43 @@ def write_results(out: Path, report: dict[str, Any]) -> list[str]:
     write_json(path, {"suite": report["suite"], "tables": list(tables.values())})
     write_page(out)
     return older
+
+
+def join_rows(out: Path, report: dict[str, Any], order: Mapping[str, Sequence[str]]) -> list[str]:
+    """Put the rows of a report's tables into the tables that out/results holds, compared with the base rows there, and
+    write out/RESULTS.md; returns the names of tables that stand on other clips or frames, or are not there.
+
+    Args: order: the labels of each table's rows in their order.
+    """
+    path = out / "results" / f"quality_{report['suite']}.json"
+    known = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
+    tables = {table["name"]: table for table in known}
+    others = []
+    for new in json.loads(json.dumps(finite(report["tables"]))):
+        old = tables.get(new["name"])
+        if old is None or any(old[name] != new[name] for name in ("clips", "frames", "measures")):
+            others.append(new["name"])
+            continue
+        base = old["rows"][old["base"]]["values"]
+        rows = old["rows"] | {label: _against(row, base) for label, row in new["rows"].items()}
+        labels = [label for label in order[new["name"]] if label in rows]
+        old["rows"] = {label: rows[label] for label in (*labels, *(label for label in rows if label not in labels))}
+        old["commits"] = sorted({*old["commits"], *new["commits"]})
+    write_json(path, {"suite": report["suite"], "tables": known})
+    write_page(out)
+    return others
+
+
+def _against(row: dict[str, Any], base: dict[str, Any]) -> dict[str, Any]:
+    """A row with its differences to a base row, clip by clip."""
+    values = {}
+    for measure, value in row["values"].items():
+        pairs = zip(value["clips"], base[measure]["clips"], strict=True)
+        apart = [a - b for a, b in pairs if a is not None and b is not None]
+        whole = len(apart) == len(value["clips"])
+        difference = {"difference": _mean(apart), "difference spread": spread(apart)} if whole else {}
+        values[measure] = value | {"difference": None, "difference spread": None} | difference
+    return dict(finite(row | {"values": values}))
 
 
 def write_page(out: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from ...metrics.temporal import ClipFlows, clip_flows
+from ...flow.clip import ClipFlows, clip_flows
 from ..dataset.task import Task, load_task
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
@@ -21,13 +23,18 @@ from ...flow.raft import load_raft
 from ...flow.warp import FlowFunction
 from ...hero_stage.stage import HeroStage
 from ...jobs.material import Material
+from ...jobs.propagation import Propagation, Spool, key_frames
 from ...jobs.training import Training
 from ...metrics.psnr import psnr
+from ...propagation.blending import BlendSettings
+from ...propagation.change import ChangeSettings
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
+from ...propagation.settings import PropagationSettings
 from ...zero_stage.stage import ZeroStage
 from ..speed.clocks import Clock, PartTimer
 from .clips import TaskClip
+from .ebsynth import find_ebsynth, run_ebsynth
 from .specs import Spec, hero_settings, inputs_of, zero_settings
 
 BATCH = 4
@@ -101,7 +108,7 @@ class Tools:
             _ = self.hero
         elif spec.method == "flow":
             self.flow(spec)
-        elif spec.method != "identity":
+        elif spec.method not in ("identity", "propagation", "ebsynth"):
             _ = self.zero
 
 
@@ -116,7 +123,17 @@ def _missing_raft() -> str:
 
 def why_unavailable(spec: Spec) -> str:
     """Why this machine cannot run a method, in one line; empty where it can."""
+    if spec.method == "ebsynth":
+        return _missing_ebsynth()
     return _missing_raft() if spec.options.get("flow") == "raft" else ""
+
+
+def _missing_ebsynth() -> str:
+    try:
+        find_ebsynth()
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def identity(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
@@ -142,6 +159,26 @@ def by_flow(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> 
         truth = clip.truths(clip.measured)
         both.sort(key=lambda pictures: -float(psnr(pictures[clip.measured], truth).mean()))
     return MethodResult(both[0][list(frames)])
+
+
+def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
+    """Edited frames carried without a model. Options: of `PropagationSettings`, change and blending by their own names;
+    keys: further edited frames, whose truth is given."""
+    options = {name: value for name, value in spec.options.items() if name != "keys"}
+    for name, kind in (("change", ChangeSettings), ("blending", BlendSettings)):
+        options[name] = kind(**options.get(name, {}))
+    settings = PropagationSettings(**options)
+    originals = dict(enumerate(clip.frames))
+    edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
+    with TemporaryDirectory(prefix="zero2hero_") as folder:
+        work = Propagation(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
+        pictures = {index: carried.picture for index, carried in work.results()}
+    return MethodResult(torch.stack([pictures[index] for index in frames]))
+
+
+def by_ebsynth(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
+    """EbSynth's program; see `ebsynth`."""
+    return MethodResult(run_ebsynth(clip.frames, clip.reference, clip.anchor)[list(frames)])
 
 
 def by_zero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
@@ -220,6 +257,8 @@ METHODS: dict[str, Method] = {
     "identity": identity,
     "pixel swap": by_pixel_swap,
     "flow": by_flow,
+    "propagation": by_propagation,
+    "ebsynth": by_ebsynth,
     "cross-image": by_cross_image,
     "zero": by_zero_stage,
     "hero": by_hero_stage,

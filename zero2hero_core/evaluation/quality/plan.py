@@ -83,7 +83,7 @@ def fill_table(
         "rows": {
             label: {
                 "method": table.rows[label].described()[:2],
-                "values": summary(clips, runs[table.base], table.measures),
+                "values": summary(clips, runs.get(table.base, clips), table.measures),
                 "seconds a frame": [_seconds(clip) for clip in clips],
                 "by frame": _by_frame(clips, table.measures[0]),
                 "curve": _curve(clips),

@@ -51,12 +51,15 @@ class Suite:
     scenes: Mapping[str, int] = field(default_factory=dict)
 
 
+DIFFERENCE: dict[str, Any] = {"operator": "difference", "radius": 0}
 ASK = "How near do the methods come to the truth?"
 METHOD_ROWS: dict[str, Spec] = {
     "Original": Spec("identity"),
     "Pixel swap": Spec("pixel swap"),
     "Optical flow (DIS)": Spec("flow"),
     "Optical flow (RAFT)": Spec("flow", {"flow": "raft"}),
+    "Difference, carried": Spec("propagation", {"engine": "change", "change": DIFFERENCE}),
+    "Propagation": Spec("propagation"),
     "Cross-image attention": Spec("cross-image"),
     "Zero-Stage": Spec("zero"),
     "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
@@ -147,6 +150,27 @@ LONG_TRAINING = TRAINING | {
     "25 sampling steps, one sample": Spec("hero", {"num_inference_steps": 25, "samples": 1}),
 }
 FEW = (8, 15)
+CARRIERS = {
+    "Original": Spec("identity"),
+    "Pixels": Spec("propagation", {"engine": "flow"}),
+    "Difference": METHOD_ROWS["Difference, carried"],
+    "Ratio": Spec("propagation", {"engine": "change", "change": {"operator": "ratio", "radius": 0}}),
+    "Affine map": Spec("propagation", {"engine": "change", "change": {"operator": "affine", "radius": 0}}),
+    "Patches": Spec("propagation", {"engine": "patch"}),
+    "EbSynth": Spec("ebsynth"),
+    "Propagation": METHOD_ROWS["Propagation"],
+}
+INNER = tuple(range(1, 15))  # of 16 frames, those between the first and the last
+TWO_KEYS = {
+    "One key": Spec("propagation"),
+    "Two keys": Spec("propagation", {"keys": (15,)}),
+    "Two keys, hard choice": Spec("propagation", {"keys": (15,), "blending": {"choice": "hard"}}),
+    "Two keys, hard choice, errors mirrored": Spec(
+        "propagation", {"keys": (15,), "blending": {"choice": "hard"}, "mirrored": True}
+    ),
+    "Patches, one key": Spec("propagation", {"engine": "patch"}),
+    "Patches, two keys": Spec("propagation", {"engine": "patch", "keys": (15,)}),
+}
 
 _ABLATIONS = (
     Table(
@@ -200,6 +224,29 @@ _TRACKING = Table(
 )
 
 
+PROPAGATION = (
+    Table(
+        "propagation",
+        "Propagation without a model",
+        "Of one edited frame: what should be carried to the others?",
+        CARRIERS,
+        "Propagation",
+        TEST,
+        measures=("psnr", "psnr inside", "psnr last", "ssim", "lpips", *TEMPORAL),
+    ),
+    Table(
+        "two-keys",
+        "Between two edited frames",
+        "What does a second edited frame gain, and by what should the side be chosen?",
+        TWO_KEYS,
+        "Two keys",
+        TEST,
+        frames=INNER,
+        measures=("psnr", "psnr inside", "ssim", "lpips"),
+    ),
+)
+
+
 def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
     learn, start = "What should Hero-Stage learn from?", "What should it start from?"
     pairs = Table("pairs", "Training pairs (paper, Table 3)", learn, PAIRS, "explicit", TEST, measures=BY_PLACE)
@@ -237,6 +284,8 @@ SUITES = {
     "small": Suite(
         "small",
         _methods((2, 1, 1), 1)
+        + _with(PROPAGATION[:1], 2, None, 1)
+        + _with(PROPAGATION[1:], 2, INNER, 1)
         + _with((_TRACKING,), 2, None, 1)
         + _with(_ABLATIONS, 2, FEW, 1)
         + _with(_trainings(TRAINING), 1, None, 1),
@@ -244,6 +293,8 @@ SUITES = {
     "full": Suite(
         "full",
         _methods((5, 5, 5), 3)
+        + _with(PROPAGATION[:1], 20, None, 1)
+        + _with(PROPAGATION[1:], 20, INNER, 1)
         + _with((_TRACKING,), 5, None, 1)
         + _with(_ABLATIONS, 20, FEW, 1)
         + _with(_trainings(LONG_TRAINING), 5, None, 3),

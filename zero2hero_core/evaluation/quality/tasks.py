@@ -17,6 +17,7 @@ from ..dataset.requests import (
     ScenesRequest,
     TaskRequest,
 )
+from .specs import Spec
 from .suites import ASK, GENERAL, GREY, METHOD_ROWS, OF_METHODS, TEST, VALIDATION, Suite, Table
 
 OWN, BLENDER = "own-clips", "blender"
@@ -25,7 +26,8 @@ RENDERED: dict[str, dict[str, Any]] = {
     VALIDATION: {"split": "validation"},
     GENERAL: {"edits": GENERAL_EDITS, "whole_truth": False},
 }
-OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Zero-Stage", "Hero-Stage")
+OWN_ROWS = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Difference, carried", "EbSynth")
+OWN_ROWS += ("Propagation", "Zero-Stage", "Hero-Stage")
 OWN_FRAMES: dict[str, Any] = {"stride": 5, "maximum": 16, "size": (256, 256), "policy": "crop"}
 BLENDER_OBJECTS = ("car", "chair", "dog", "house", "teapot")  # in the order of their tasks' names
 BLENDER_SIZE = 256  # what the tiny models were made for
@@ -48,7 +50,8 @@ def own_clips(videos: Sequence[str]) -> Table:
             raise InputError(
                 f"{setting('own_clips')}: expected different names, got {twice} and {videos[place]}; rename one."
             )
-    rows = {label: METHOD_ROWS[label] for label in OWN_ROWS}
+    known = METHOD_ROWS | {"EbSynth": Spec("ebsynth")}
+    rows = {label: known[label] for label in OWN_ROWS}
     ask = "How much of the colour comes back on real footage? (The tiny models have never seen any.)"
     title = "Grey to colour, real clips"
     options = ("--own-clips", *(Path(video).name for video in videos))

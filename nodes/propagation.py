@@ -1,0 +1,84 @@
+"""Edited key frames carried to the whole clip, without a model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .host.services import io, ui
+from .host.sockets import CATEGORY
+from .work.propagation import ENGINES, propagate_clip
+
+
+class PropagateKeyFrames(io.ComfyNode):
+    """The edits of one or several frames, carried to all frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="PropagateKeyFrames",
+            display_name="Propagate Key Frames",
+            category=CATEGORY,
+            description="Carries the edit of one or several frames to all frames of the clip: on any machine, at the "
+            "clip's own size, without a model. Structure, light and motion blur stay those of each frame.",
+            inputs=[
+                io.Image.Input("frames", tooltip="All frames of the clip, of any size."),
+                io.Image.Input(
+                    "edits",
+                    tooltip="The edited frames, one picture for each number in keys, in the same order. They may be "
+                    "smaller than the frames: what was changed is put on the frames' own pixels.",
+                ),
+                io.String.Input(
+                    "keys",
+                    default="0",
+                    tooltip="Which frames were edited, counted from 0: one number, or several like 0, 12, 60.",
+                ),
+                io.Combo.Input(
+                    "engine",
+                    options=list(ENGINES),
+                    default="auto",
+                    tooltip="What is carried. auto: what suits the edit. change: what the edit did, put on each "
+                    "frame's own pixels. flow: the edit's pixels, moved along the optical flow. patch: patches of "
+                    "the edit, placed where they fit the frame.",
+                ),
+                io.Int.Input(
+                    "anchor_index",
+                    optional=True,
+                    force_input=True,
+                    tooltip="The number of a single edited frame, as VideoLoad gives it; it stands for keys.",
+                ),
+                io.Mask.Input(
+                    "mask",
+                    optional=True,
+                    tooltip="Where to edit (white), one mask or one a frame; outside, every pixel stays.",
+                ),
+            ],
+            outputs=[
+                io.Image.Output("edited", display_name="edited", tooltip="The frames with the edit."),
+                io.Mask.Output(
+                    "doubt",
+                    display_name="doubt",
+                    tooltip="How little each place is to be trusted, 0 to 1: white where no key shows what is there.",
+                ),
+            ],
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        frames: Any,
+        edits: Any,
+        keys: str,
+        engine: str,
+        anchor_index: int | None = None,
+        mask: Any = None,
+    ) -> io.NodeOutput:
+        """Carry the edits."""
+        chosen = keys if anchor_index is None else str(anchor_index)
+        result = propagate_clip(cls, frames, edits, chosen, engine, mask)
+        preview = ui.PreviewImage(result.edited[: 1 if len(result.edited) < 8 else 8], cls=cls)
+        return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
+
+
+NODES = [PropagateKeyFrames]

@@ -1,0 +1,174 @@
+"""Stretches between keys and cuts, walks that go on where they were, masks to the bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from zero2hero_core.checks import InputError
+from zero2hero_core.jobs.propagation import Propagation, Spool, Stretch, key_frames, put_within, stretches
+from zero2hero_core.propagation.settings import PropagationSettings
+
+SETTINGS = PropagationSettings(engine="change")
+
+
+def clip(count: int, height: int = 32, width: int = 40) -> dict[int, torch.Tensor]:
+    """A soft pattern that drifts to the right."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+
+    def frame(index: int) -> torch.Tensor:
+        place = x - index / width
+        waves = (torch.sin(6 * place), torch.cos(7 * y + 5 * place), torch.sin(4 * y - 3 * place))
+        return torch.stack([0.5 + 0.4 * wave for wave in waves])
+
+    return {index: frame(index) for index in range(count)}
+
+
+def run(folder, frames, keys, done=(), settings=SETTINGS, **options):
+    edits = [(index, 1 - frames[index]) for index in keys]
+    work = Propagation(frames, key_frames(frames, edits), settings, Spool(folder / "walks"), **options)
+    return dict(work.results(done))
+
+
+@pytest.mark.parametrize(
+    ("count", "keys", "cuts", "expected"),
+    [
+        (1, {0}, (), []),
+        (3, {0}, (), [Stretch(0, None, (1, 2))]),
+        (3, {2}, (), [Stretch(None, 2, (0, 1))]),
+        (2, {0, 1}, (), []),
+        (5, {1, 4}, (), [Stretch(None, 1, (0,)), Stretch(1, 4, (2, 3))]),
+        (6, {1}, (3,), [Stretch(None, 1, (0,)), Stretch(1, None, (2,)), Stretch(None, None, (3, 4, 5))]),
+        (4, {0, 3}, (2,), [Stretch(0, None, (1,)), Stretch(None, 3, (2,))]),
+    ],
+)
+def test_stretches_lie_between_keys_and_cross_no_cut(count, keys, cuts, expected):
+    assert stretches(range(count), keys, cuts) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17])
+@pytest.mark.parametrize("end", [0, -1])
+def test_as_many_frames_come_out_with_the_key_at_either_end(tmp_path, count, end):
+    frames = clip(count)
+    key = sorted(frames)[end]
+    results = run(tmp_path, frames, [key])
+    assert sorted(results) == list(range(count))
+    assert torch.equal(results[key].picture, 1 - frames[key])
+    assert not any(tmp_path.glob("walks/*"))
+
+
+def test_a_walk_carries_the_edit_along(tmp_path):
+    frames = clip(6)
+    for index, carried in run(tmp_path, frames, [0]).items():
+        assert (carried.picture - (1 - frames[index])).abs().mean() < 0.05
+
+
+def test_keys_out_of_order_give_the_same(tmp_path):
+    frames = clip(5)
+    one, other = (run(tmp_path, frames, keys) for keys in ([0, 4], [4, 0]))
+    assert all(torch.equal(one[index].picture, other[index].picture) for index in frames)
+
+
+@pytest.mark.parametrize("keys", [[0], [0, 7], [3]])
+def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path, keys):
+    frames, whole = clip(8), None
+    whole = run(tmp_path / "whole", frames, keys)
+
+    class Stop(Exception):
+        pass
+
+    for stop in range(1, 9):
+        folder, pictures, steps = tmp_path / f"stop {stop}", {}, 0
+
+        def count(what: str, stop: int = stop) -> None:
+            nonlocal steps
+            steps += 1
+            if steps == stop:
+                raise Stop
+
+        edits = key_frames(frames, [(index, 1 - frames[index]) for index in keys])
+        work = Propagation(frames, edits, SETTINGS, Spool(folder), on_step=count)
+        try:
+            for index, carried in work.results():
+                pictures[index] = carried.picture
+        except Stop:
+            pass
+        again = Propagation(frames, edits, SETTINGS, Spool(folder))
+        pictures |= {index: carried.picture for index, carried in again.results(set(pictures))}
+        assert sorted(pictures) == sorted(frames)
+        assert all(torch.equal(pictures[index], whole[index].picture) for index in frames), stop
+
+
+def test_a_walk_goes_on_and_does_not_begin_anew(tmp_path):
+    frames, read = clip(8), []
+
+    class Counting(dict):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    edits = key_frames(frames, [(0, 1 - frames[0])])
+    work = Propagation(Counting(frames), edits, SETTINGS, Spool(tmp_path))
+    results = work.results()
+    for _ in range(6):  # the key and five frames, of which four are known to be kept
+        next(results)
+    read.clear()
+    list(Propagation(Counting(frames), edits, SETTINGS, Spool(tmp_path)).results({0, 1, 2, 3, 4}))
+    assert read == [5, 6, 7]
+
+
+def test_nothing_crosses_a_cut(tmp_path):
+    frames = clip(6)
+    work = run(tmp_path, frames, [0], cuts=(3,))
+    assert all(torch.equal(work[index].picture, frames[index]) for index in (3, 4, 5))
+    assert not torch.equal(work[2].picture, frames[2])
+
+
+def test_a_small_edit_changes_large_frames_and_keeps_their_size(tmp_path):
+    frames = clip(3, 64, 80)
+    small = torch.nn.functional.avg_pool2d(frames[0][None], 2)[0]
+    keys = key_frames(frames, [(0, (small * 0.5).contiguous())])
+    results = dict(Propagation(frames, keys, SETTINGS, Spool(tmp_path)).results())
+    for index, frame in frames.items():
+        assert results[index].picture.shape == frame.shape
+        assert (results[index].picture - frame * 0.5).abs().mean() < 0.03
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [([], "got none"), ([1, 1], "frame 1 twice"), ([7], r"\(0 to 2\), got 7"), ([-1], r"\(0 to 2\), got -1")],
+)
+def test_keys_that_cannot_be(tmp_path, keys, message):
+    frames = clip(3)
+    edits = [(index, frames[0]) for index in keys]
+    with pytest.raises(InputError, match=message):
+        key_frames(frames, edits)
+        Propagation(frames, [], SETTINGS, Spool(tmp_path))
+
+
+def test_an_edit_of_another_shape_is_refused():
+    frames = clip(1)
+    with pytest.raises(InputError, match=r"40 x 32.* 40 x 40"):
+        key_frames(frames, [(0, torch.zeros(3, 40, 40))])
+
+
+def test_masks_none_all_half():
+    frame, picture = torch.rand(3, 8, 8), torch.rand(3, 8, 8)
+    assert torch.equal(put_within(torch.zeros(1, 8, 8), picture, frame), frame)
+    assert torch.equal(put_within(torch.ones(1, 8, 8), picture, frame), picture)
+    half = torch.zeros(1, 8, 8)
+    half[:, :, 4:] = 0.5
+    result = put_within(half, picture, frame)
+    assert torch.equal(result[:, :, :4], frame[:, :, :4])
+    assert torch.allclose(result[:, :, 4:], (frame + picture)[:, :, 4:] / 2)
+
+
+def test_a_round_trip_wears_the_key_as_other_frames(tmp_path):
+    frames = clip(6)
+    plain, worn = (
+        run(tmp_path, frames, [2], settings=PropagationSettings(engine="flow", round_trip=round_trip))
+        for round_trip in (False, True)
+    )
+    assert all(torch.equal(plain[index].picture, worn[index].picture) for index in frames if index != 2)
+    wear = (worn[2].picture - (1 - frames[2])).abs().mean()
+    assert 0.001 < wear < 0.05

@@ -1,0 +1,111 @@
+"""`zero2hero propagate`: edited frames carried through a clip, at its own size, without a model."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..propagation.names import ENGINES
+from .console import ConsoleListener, add_common, request_of
+from .options import add_frame_options, add_output_options, whole
+
+if TYPE_CHECKING:
+    from ..files.guard import Results
+
+EXAMPLES = """\
+The folder gets frames/frame_NNNNNN.png (named by the index in the original clip), the video, report.json and
+propagate.json (what the run was made of). An edit may be smaller than the footage: what it changed is put on the
+full-size frames. `zero2hero keyframes` tells which frames to edit.
+
+examples:
+  zero2hero propagate --video clip.mp4 --key 0=edited.png --out result
+  zero2hero propagate --video clip.mp4 --key 12=edited12.png --key 60=edited60.png --mask masks/ --out result
+  zero2hero propagate ... --out result --resume      (after an interruption: the same command with --resume)
+"""
+
+
+class KeyAction(argparse.Action):
+    """Collects INDEX=PICTURE of an option that may be given several times as index -> picture."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one."""
+        text = str(values)
+        index, sign, path = text.partition("=")
+        if not (sign and path and index.strip().isdecimal()):
+            parser.error(f"{option_string}: expected INDEX=PICTURE like 12=edited.png, got {text!r}")
+        keys = dict(getattr(namespace, self.dest) or {})
+        if int(index) in keys:
+            parser.error(f"{option_string}: expected each frame once, got frame {int(index)} twice; leave one out")
+        setattr(namespace, self.dest, {**keys, int(index): path})
+
+
+def add_parser(subparsers: Any) -> None:
+    """Register the command."""
+    parser = subparsers.add_parser(
+        "propagate",
+        help="carry edited frames through a clip, without a model",
+        usage="zero2hero propagate --video V --key N=IMG [--key N=IMG ...] --out DIR [options]",
+        description="Carry the edit of one or several frames to every frame of a clip: on the CPU, at the clip's own "
+        "size, without a model.",
+        epilog=EXAMPLES,
+    )
+    clip = parser.add_argument_group("clip")
+    clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
+    clip.add_argument(
+        "--key",
+        required=True,
+        action=KeyAction,
+        metavar="N=IMG",
+        help="index of a frame, from 0, and that frame after the edit; may be given several times",
+    )
+    clip.add_argument(
+        "--mask",
+        metavar="PATH",
+        help="where to edit (white): one image, or a folder or video with one per chosen frame; elsewhere every pixel "
+        "stays",
+    )
+    clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
+    add_frame_options(parser, "whole pixels (default: the clip's own size)")
+    carry = parser.add_argument_group("propagation")
+    carry.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="auto",
+        help="what is carried: change, what the edit did, put on each frame's own pixels; flow, the edit's pixels; "
+        "patch, patches of the edit; auto, what suits the edit",
+    )
+    carry.add_argument(
+        "--flow-side", type=whole(64), default=960, metavar="S", help="longest side at which motion is found"
+    )
+    carry.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the patch engine")
+    carry.add_argument(
+        "--round-trip",
+        action="store_true",
+        help="give edited frames, too, what was carried from them and back: worn as all others, to train Hero-Stage on",
+    )
+    add_output_options(parser)
+    add_common(parser)
+    parser.set_defaults(func=run, results=results)
+
+
+def results(args: argparse.Namespace) -> Results:
+    """What the command writes in --out."""
+    from ..jobs import propagate
+    from ..jobs.frames import OutputRequest
+
+    return propagate.results(request_of(OutputRequest, args))
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Do the job; returns its report."""
+    from ..jobs import propagate
+
+    with ConsoleListener(args) as listener:
+        return propagate.run(request_of(propagate.PropagateRequest, args), listener)

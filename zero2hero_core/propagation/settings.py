@@ -1,0 +1,34 @@
+"""How an edit is carried from its key frame to other frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..checks import InputError, check_range, setting
+from .blending import BlendSettings
+from .change import ChangeSettings
+from .names import ENGINES, Engine
+
+
+@dataclass(frozen=True)
+class PropagationSettings:
+    """Which engine carries, and how.
+
+    engine: "change" puts what the edit did onto each frame's own pixels; "flow" moves the edit's pixels along the
+    optical flow; "patch" moves patches of the edit so that they fit the frame; "auto" decides by the edit.
+    flow_side: longest side, in pixels, of the pictures that motion is found on.
+    blending: of two keys. round_trip: keys, too, get what was carried from them to another frame and back, worn as all
+    others, where they would get the edit itself: for what is to learn from the wear.
+    """
+
+    engine: Engine = "auto"
+    flow_side: int = 960
+    seed: int = 0
+    round_trip: bool = False
+    change: ChangeSettings = field(default_factory=ChangeSettings)
+    blending: BlendSettings = field(default_factory=BlendSettings)
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise InputError(f"{setting('engine')}: expected one of {', '.join(ENGINES)}, got {self.engine!r}.")
+        check_range("flow_side", self.flow_side, 64, 16384)
