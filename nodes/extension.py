@@ -11,10 +11,10 @@ TOPICS = (
     "video",
     "key_frames",
     "propagation",
+    "deflicker",
     "zero_stage",
     "hero_training",
     "hero_stage",
-    "deflicker",
     "evaluation",
 )
 

@@ -1,4 +1,4 @@
-"""The four workflows: which nodes, wired how, with which settings. `build.py` turns them into what ComfyUI opens."""
+"""The workflows: which nodes, wired how, with which settings. `build.py` turns them into what ComfyUI opens."""
 
 from __future__ import annotations
 
@@ -158,4 +158,45 @@ def colorize() -> Graph:
     return Graph("colorize", nodes, groups, bypassed=[HERO])
 
 
-GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize)
+def propagate_keyframes() -> Graph:
+    """Two frames of a clip, edited outside, carried to all of it without a model."""
+    clip = load_clip(1)
+    clip.values |= {"short_side": 0, "multiple": 1}
+    first, second = (
+        Node("LoadImage", 3, f"The {which} edited frame", values={"image": name}, height=220, tint="model")
+        for which, name in (("first", "edited_first.png"), ("second", "edited_second.png"))
+    )
+    frames: Link = ("clip", "frames")
+    carry = {"frames": frames, "edits": ("edits", "IMAGE"), "keys": ("advice", "key_indices")}
+    nodes = {
+        "note": note("propagate_keyframes", 0, 400),
+        "clip": clip,
+        "advice": Node("SelectKeyFrames", 2, links={"frames": frames}, values={"count": 2}, height=220, tint="own"),
+        "keys": Node(
+            "SaveImage",
+            2,
+            "Save Image: the frames to edit",
+            {"images": ("advice", "key_frames")},
+            {"filename_prefix": "zero2hero/key"},
+            height=200,
+        ),
+        "first": first,
+        "second": second,
+        "edits": Node("ImageBatch", 3, links={"image1": ("first", "IMAGE"), "image2": ("second", "IMAGE")}),
+        "carry": Node("PropagateKeyFrames", 4, links=carry, height=220, tint="own"),
+        "doubtful": Node("MaskToImage", 4, links={"mask": ("carry", "doubt")}),
+        "look": Node(
+            "PreviewImage", 4, "Doubt: white is unsure", {"images": ("doubtful", "IMAGE")}, height=200, tint="look"
+        ),
+        "save": saver(5, ("carry", "edited"), ("clip", "fps"), "zero2hero/propagated", "Result", ("clip", "audio")),
+    }
+    groups = {
+        "1. Your clip": ["clip"],
+        "2. Which frames to edit": ["advice", "keys"],
+        "3. The edited frames": ["first", "second", "edits"],
+        "4. Carried to all frames": ["carry", "doubtful", "look", "save"],
+    }
+    return Graph("propagate_keyframes", nodes, groups)
+
+
+GRAPHS = (propagate_keyframes, demo_cpu, zero_to_hero, zero_stage_only, colorize)

@@ -10,6 +10,7 @@ import torch
 
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.jobs.clip import same_picture
+from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
 from ...zero2hero_core.jobs.propagation import Propagation, Spool, key_frames
 from ...zero2hero_core.propagation.names import ENGINES
 from ...zero2hero_core.propagation.settings import PropagationSettings
@@ -33,7 +34,11 @@ class Propagated:
 def propagate_clip(node: type[io.ComfyNode], frames: Any, edits: Any, keys: str, engine: str, mask: Any) -> Propagated:
     """Carry edits to all frames. Raises: InputError naming the socket."""
     check_choice("engine", engine, ENGINES)
-    images, pictures, indices = to_core(frames, "frames"), to_core(edits, "edits"), read_numbers(keys)
+    images, pictures, indices = (
+        to_core(frames, "frames"),
+        to_core(edits, "edits"),
+        list(read_frame_numbers("keys", keys)),
+    )
     if len(indices) != len(pictures):
         raise InputError(
             f"edits: expected {len(indices)} pictures, one for each number in keys ({keys}), got {len(pictures)}; "
@@ -68,14 +73,6 @@ def propagate_clip(node: type[io.ComfyNode], frames: Any, edits: Any, keys: str,
     if lonely := work.uncarried:
         notes.warn(f"{len(lonely)} frames lie in shots without a key and stay as they are, the first is {lonely[0]}.")
     return Propagated(edited, mask_to_host(doubt), notes)
-
-
-def read_numbers(text: str) -> list[int]:
-    """The numbers of a text like "0, 12". Raises: InputError."""
-    parts = [part for part in text.replace(",", " ").split() if part]
-    if not parts or not all(part.isdecimal() for part in parts):
-        raise InputError(f"keys: expected numbers of frames like 0, 12, 60, counted from 0, got {text!r}.")
-    return [int(part) for part in parts]
 
 
 def _say_no_ops(notes: Notes, images: torch.Tensor, edits: dict[int, torch.Tensor], masks: torch.Tensor | None) -> None:

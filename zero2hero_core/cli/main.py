@@ -42,8 +42,21 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser("zero2hero", description="Give a whole video the look of one edited frame.", epilog=EXAMPLES)
     parser.add_argument("--version", action="version", version=f"zero2hero {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=Parser)
-    modules = (doctor, demo, keyframes, propagate, edit, zero, correspond, hero, deflicker)
-    for module in (*modules, ablate, bench, dataset, tiny):
+    for module in (
+        doctor,
+        demo,
+        keyframes,
+        propagate,
+        deflicker,
+        edit,
+        zero,
+        correspond,
+        hero,
+        ablate,
+        bench,
+        dataset,
+        tiny,
+    ):
         module.add_parser(commands)
     return parser
 

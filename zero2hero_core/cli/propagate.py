@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..checks import InputError
 from ..propagation.names import ENGINES
 from .console import ConsoleListener, add_common, request_of
 from .options import add_frame_options, add_output_options, whole
@@ -26,7 +28,8 @@ examples:
 
 
 class KeyAction(argparse.Action):
-    """Collects INDEX=PICTURE of an option that may be given several times as index -> picture."""
+    """Collects INDEX=PICTURE of an option that may be given several times as index -> picture; a folder stands for all
+    key_INDEX.png in it."""
 
     def __call__(
         self,
@@ -37,13 +40,25 @@ class KeyAction(argparse.Action):
     ) -> None:
         """Add one."""
         text = str(values)
-        index, sign, path = text.partition("=")
-        if not (sign and path and index.strip().isdecimal()):
-            parser.error(f"{option_string}: expected INDEX=PICTURE like 12=edited.png, got {text!r}")
         keys = dict(getattr(namespace, self.dest) or {})
-        if int(index) in keys:
-            parser.error(f"{option_string}: expected each frame once, got frame {int(index)} twice; leave one out")
-        setattr(namespace, self.dest, {**keys, int(index): path})
+        for index, path in _pairs(text):
+            if not (path and index.strip().isdecimal()):
+                parser.error(f"{option_string}: expected INDEX=PICTURE like 12=edited.png, got {text!r}")
+            if int(index) in keys:
+                parser.error(f"{option_string}: expected each frame once, got frame {int(index)} twice; leave one out")
+            keys[int(index)] = path
+        setattr(namespace, self.dest, keys)
+
+
+def _pairs(text: str) -> list[tuple[str, str]]:
+    """(index, path) of what follows --key."""
+    if not Path(text).is_dir():
+        index, _, path = text.partition("=")
+        return [(index, path)]
+    files = sorted(Path(text).glob("key_*.png"))
+    if not files:
+        raise InputError(f"--key {text}: expected a folder with key_NNNNNN.png in it, got none; write INDEX=PICTURE.")
+    return [(file.stem.removeprefix("key_"), str(file)) for file in files]
 
 
 def add_parser(subparsers: Any) -> None:
@@ -63,7 +78,8 @@ def add_parser(subparsers: Any) -> None:
         required=True,
         action=KeyAction,
         metavar="N=IMG",
-        help="index of a frame, from 0, and that frame after the edit; may be given several times",
+        help="index of a frame, from 0, and that frame after the edit; may be given several times; or a folder with "
+        "key_NNNNNN.png, as `keyframes` writes them, edited in their place",
     )
     clip.add_argument(
         "--mask",
@@ -85,6 +101,12 @@ def add_parser(subparsers: Any) -> None:
         "--flow-side", type=whole(64), default=960, metavar="S", help="longest side at which motion is found"
     )
     carry.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the patch engine")
+    carry.add_argument(
+        "--cuts",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="look for cuts, which nothing is carried across (default: yes)",
+    )
     carry.add_argument(
         "--round-trip",
         action="store_true",

@@ -16,7 +16,7 @@ from ..files.lock import locked_folder
 from ..files.names import check_name
 
 # Settings that name what is read: pictures or a video; folders of Zero-Stage; single files; folders of a model.
-PICTURES = ("video", "reference", "key", "mask", "truth", "own_clips", "stylised")
+PICTURES = ("video", "reference", "key", "mask", "stylised", "truth", "own_clips")
 ZERO_FOLDERS = ("zero", "zero_anchor")
 FILES = ("matches", "lora", "text_embedding", "empty_embedding", "python", "blender")
 TREES = ("model", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")

@@ -171,4 +171,4 @@ class PropagateJob(FrameJob):
                 f"{len(lonely)} frames lie in shots without a key and stay as they are, the first is {lonely[0]}; edit "
                 f"one of them and give it as a further {setting('key')}"
             )
-        return {"keys": list(self.work.keys)}
+        return {"keys": list(self.work.keys), "cuts": self.work.cuts}

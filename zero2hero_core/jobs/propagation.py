@@ -22,6 +22,7 @@ from ..flow.warp import FlowFunction
 from ..propagation.blending import blend
 from ..propagation.engine import Carried, KeyFrame, Walk, begin_walk
 from ..propagation.settings import PropagationSettings
+from ..propagation.survey import find_cuts
 from ..video.resize import resize_frames
 from .clip import is_same_aspect
 
@@ -102,7 +103,7 @@ class Propagation:
         frames: all frames (3, H, W) by index, each read when it is asked for.
         keys: the key frames; their indices are among those of `frames`.
         spool: where walks are kept.
-        cuts: indices of the first frames of shots.
+        cuts: indices of the first frames of shots; None looks for them, if the settings say so.
         flow: (source, target) -> (H, W, 2) of frames that are neighbours here.
         on_step: called after each frame of each walk with what is done in words; may raise to stop.
     Raises: InputError, ShapeError when keys and frames do not fit together.
@@ -115,7 +116,7 @@ class Propagation:
         settings: PropagationSettings,
         spool: Spool,
         *,
-        cuts: Collection[int] = (),
+        cuts: Collection[int] | None = None,
         flow: FlowFunction | None = None,
         on_step: Callable[[str], None] = lambda what: None,
     ):
@@ -123,7 +124,20 @@ class Propagation:
         self._flow = flow
         self.keys = {key.index: key for key in sorted(keys, key=lambda key: key.index)}
         check_keys([key.index for key in keys], frames)
-        self.stretches = stretches(sorted(frames), self.keys, cuts)
+        self.cuts = sorted(self._find_cuts() if cuts is None else cuts)
+        self.stretches = stretches(sorted(frames), self.keys, self.cuts)
+
+    def _find_cuts(self) -> list[int]:
+        indices = sorted(self._frames)
+        if not self.settings.cuts or len(indices) < 3:
+            return []
+        known = self._spool.get("cuts")
+        if known is None:
+            pictures = (self._frames[index] for index in indices)
+            places = find_cuts(pictures, step=lambda: self._on_step("looking for cuts"))
+            known = {"cuts": torch.tensor([indices[place] for place in places], dtype=torch.long)}
+            self._spool.put("cuts", known)
+        return [int(index) for index in known["cuts"]]
 
     @property
     def uncarried(self) -> list[int]:

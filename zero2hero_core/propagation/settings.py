@@ -17,13 +17,16 @@ class PropagationSettings:
     engine: "change" puts what the edit did onto each frame's own pixels; "flow" moves the edit's pixels along the
     optical flow; "patch" moves patches of the edit so that they fit the frame; "auto" decides by the edit.
     flow_side: longest side, in pixels, of the pictures that motion is found on.
-    blending: of two keys. round_trip: keys, too, get what was carried from them to another frame and back, worn as all
-    others, where they would get the edit itself: for what is to learn from the wear.
+    cuts: look for cuts, which nothing is carried across.
+    round_trip: keys, too, get what was carried from them to another frame and back, worn as all others, where they
+    would get the edit itself: for what is to learn from the wear.
+    blending: of two keys.
     """
 
     engine: Engine = "auto"
     flow_side: int = 960
     seed: int = 0
+    cuts: bool = True
     round_trip: bool = False
     change: ChangeSettings = field(default_factory=ChangeSettings)
     blending: BlendSettings = field(default_factory=BlendSettings)

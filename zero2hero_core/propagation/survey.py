@@ -108,6 +108,23 @@ def survey_clip(
     return Survey(tuple(differences), unexplained, finder.cuts(), size_hw, tuple(forward), tuple(backward))
 
 
+def find_cuts(
+    frames: Iterable[torch.Tensor], *, flow: FlowFunction = dis_flow, step: Callable[[], object] = bool
+) -> tuple[int, ...]:
+    """The first frame of every shot of a clip but the first, of frames (3, H, W) that go by once; nothing else is kept.
+
+    Args: flow, step: as for `survey_clip`.
+    """
+    finder, before = CutFinder(flow), None
+    for frame in frames:
+        small = resize_frames(frame[None].float(), small_size((frame.shape[-2], frame.shape[-1]), 1))[0]
+        pair = () if before is None else (checked_flow(flow, before, small), checked_flow(flow, small, before))
+        finder.add(small, *pair)
+        before = small
+        step()
+    return finder.cuts()
+
+
 def frame_difference(smooth: torch.Tensor, other: torch.Tensor) -> float:
     """Mean squared difference of two smoothed frames (3, h, w) in [0, 1], on the scale of [-1, 1] as in FRESCO."""
     return float(4 * (smooth - other).square().mean())

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving import pan
 
 import zero2hero_core
 from zero2hero_core.checks import InputError
@@ -64,6 +65,25 @@ def test_every_frame_gets_the_edit_and_keys_get_it_exactly(material, tmp_path, k
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report["keys"] == sorted(keys) and report["count"] == COUNT and report["notes"] == []
     assert not (tmp_path / "out" / "walks").exists()
+
+
+def test_a_folder_of_edited_keys_and_a_cut(material, tmp_path):
+    with VideoWriter(tmp_path / "two.mkv", RATE) as writer:
+        for seed in (0, 1):
+            writer.write(pan(seed, COUNT, 1))
+    keys = tmp_path / "keys"
+    keys.mkdir()
+    for index in (0, COUNT + 1):
+        clip = open_frames(tmp_path / "two.mkv", multiple=1)
+        write_image(keys / f"key_{index:06d}.png", 1 - clip[index])
+    options = ["propagate", "--video", str(tmp_path / "two.mkv"), "--key", str(keys), "--quiet"]
+    assert main([*options, "--out", str(tmp_path / "out")]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert report["keys"] == [0, COUNT + 1] and report["cuts"] == [COUNT]
+    pictures = open_frames(tmp_path / "out" / "frames", multiple=1)
+    for index in range(2 * COUNT):
+        assert (pictures[index] - (1 - clip[index])).abs().mean() < 0.06
+    assert main(["propagate", "--video", "v", "--key", str(tmp_path / "out" / "frames"), "--out", "o"]) == 2
 
 
 def test_the_same_in_python(material, tmp_path):

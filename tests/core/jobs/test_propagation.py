@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from moving import pan
 
 from zero2hero_core.checks import InputError
 from zero2hero_core.jobs.propagation import Propagation, Spool, Stretch, key_frames, put_within, stretches
 from zero2hero_core.propagation.settings import PropagationSettings
 
-SETTINGS = PropagationSettings(engine="change")
+SETTINGS = PropagationSettings(engine="change", cuts=False)
 
 
 def clip(count: int, height: int = 32, width: int = 40) -> dict[int, torch.Tensor]:
@@ -117,6 +118,22 @@ def test_a_walk_goes_on_and_does_not_begin_anew(tmp_path):
     assert read == [5, 6, 7]
 
 
+def test_cuts_are_looked_for_once(tmp_path):
+    frames = dict(enumerate(torch.cat([pan(0, 4, 1), pan(1, 4, 1)])))
+    settings, read = PropagationSettings(engine="flow"), []
+
+    class Counting(dict):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    keys = key_frames(frames, [(0, 1 - frames[0])])
+    work = Propagation(Counting(frames), keys, settings, Spool(tmp_path))
+    assert work.cuts == [4] and work.uncarried == [4, 5, 6, 7] and read == list(range(8))
+    read.clear()
+    assert Propagation(Counting(frames), keys, settings, Spool(tmp_path)).cuts == [4] and read == []
+
+
 def test_nothing_crosses_a_cut(tmp_path):
     frames = clip(6)
     work = run(tmp_path, frames, [0], cuts=(3,))
@@ -166,7 +183,7 @@ def test_masks_none_all_half():
 def test_a_round_trip_wears_the_key_as_other_frames(tmp_path):
     frames = clip(6)
     plain, worn = (
-        run(tmp_path, frames, [2], settings=PropagationSettings(engine="flow", round_trip=round_trip))
+        run(tmp_path, frames, [2], settings=PropagationSettings(engine="flow", cuts=False, round_trip=round_trip))
         for round_trip in (False, True)
     )
     assert all(torch.equal(plain[index].picture, worn[index].picture) for index in frames if index != 2)

@@ -1,0 +1,128 @@
+"""The search for the nearest-neighbour field: for every patch of a target its place in a source.
+
+Source: the cost and the occurrence term of EbSynth (Jamriska et al., "Stylizing Video by Example", SIGGRAPH 2019;
+Kaspar et al., "Self Tuning Texture Optimization", 2015), places by translation only. Differs: every pass is
+synchronous, all places read the old field and its occurrence and write a new one, random numbers count from seed, pass
+and pixel. So the result depends on the seed alone: not on threads, device or order. The search may start from a field
+that is known roughly, such as an optical flow, and stay near it.
+
+A field (H, W, 2) int32 holds (x, y), the source place of the patch centred on each target pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from . import patch_torch
+from .patch_layout import MASK32, mix
+
+
+@dataclass(frozen=True)
+class Search:
+    """How to search. patch: side, odd; iterations: passes; radii: of the random tries of a pass; uniformity: cost of
+    a use as often as on the mean, in squared 8-bit levels; steps: of an 8-bit level (`patch_layout`)."""
+
+    patch: int
+    iterations: int
+    radii: tuple[int, ...]
+    uniformity: float
+    steps: float
+
+
+class Engine(Protocol):
+    """The steps of a search, on packed rows (`patch_layout`)."""
+
+    def field_errors(
+        self, source: torch.Tensor, target: torch.Tensor, field: torch.Tensor, mask: torch.Tensor, patch: int
+    ) -> torch.Tensor: ...
+
+    def occurrence_cost(self, field: torch.Tensor, unit: torch.Tensor, patch: int) -> torch.Tensor: ...
+
+    def search_pass(
+        self, source: torch.Tensor, target: torch.Tensor, field: torch.Tensor, error: torch.Tensor,
+        mask: torch.Tensor, cost: torch.Tensor, own: int, patch: int, reach: int, radii: Sequence[int], key: int,
+    ) -> tuple[torch.Tensor, torch.Tensor]: ...  # fmt: skip
+
+    def vote(
+        self, style: torch.Tensor, field: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, patch: int
+    ) -> torch.Tensor: ...
+
+
+def engine_of(device: torch.device) -> Engine:
+    """Compiled loops on the CPU, torch anywhere else."""
+    if device.type != "cpu":
+        return patch_torch
+    from . import patch_kernels  # numba takes a moment to import
+
+    return patch_kernels
+
+
+def random_field(size_hw: tuple[int, int], source_hw: tuple[int, int], seed: int) -> torch.Tensor:
+    """A random source place for every target pixel, (H, W, 2) int32."""
+    number = mix(torch.arange(size_hw[0] * size_hw[1]).view(size_hw) ^ stream(seed))
+    x, y = ((number & 0xFFFF) * source_hw[1]) >> 16, ((number >> 16) * source_hw[0]) >> 16
+    return torch.stack([x, y], -1).int()
+
+
+def stream(*numbers: int) -> int:
+    """A number of 32 bits for a stream of random numbers, from whole numbers in their order."""
+    key = 0
+    for number in numbers:
+        key = mix(key ^ mix(number & MASK32) ^ mix(0x9E3779B9 + ((number >> 32) & MASK32) & MASK32))
+    return key
+
+
+def occurrence_unit(target_hw: tuple[int, int], source_hw: tuple[int, int], search: Search) -> torch.Tensor:
+    """What one covering patch costs at each source place, (h, w) float64, so that a field that uses all places equally
+    often costs `uniformity` everywhere, the border too."""
+    rim = search.patch - 1
+    sides = []
+    for length in source_hw:
+        places = torch.arange(length)
+        covered = sum(
+            (search.patch - abs(d)) * ((places + d >= 0) & (places + d < length)).double() for d in range(-rim, rim + 1)
+        )
+        sides.append(torch.as_tensor(covered))
+    density = target_hw[0] * target_hw[1] / (source_hw[0] * source_hw[1])
+    return search.uniformity * search.steps**2 / (density * sides[0][:, None] * sides[1])
+
+
+def search_field(
+    source: torch.Tensor,
+    target: torch.Tensor,
+    field: torch.Tensor,
+    mask: torch.Tensor,
+    search: Search,
+    seed: int,
+    engine: Engine,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """A better field from a field.
+
+    Args:
+        source, target: packed rows of both sides (`patch_layout.pack`), (h + patch - 1, w + patch - 1, C) and
+            (H + patch - 1, W + patch - 1, C) int16.
+        field: (H, W, 2) int32, every place inside the source.
+        mask: (H, W) bool; outside it nothing is searched.
+    Returns: field (H, W, 2) int32 and patch errors (H, W) int32, 0 outside the mask, in steps squared.
+    """
+    rim = search.patch - 1
+    source_hw = (source.shape[0] - rim, source.shape[1] - rim)
+    unit = occurrence_unit((target.shape[0] - rim, target.shape[1] - rim), source_hw, search).to(field.device)
+    own = round(float(unit.min()))
+    error = engine.field_errors(source, target, field, mask, search.patch)
+    for iteration in range(search.iterations):
+        cost = engine.occurrence_cost(field, unit, search.patch)
+        reach = max(8 >> (iteration % 4), 1)
+        field, error = engine.search_pass(
+            source, target, field, error, mask, cost, own, search.patch, reach, search.radii, stream(seed, iteration)
+        )
+    return field, error
+
+
+def halving_radii(largest: int) -> tuple[int, ...]:
+    """largest, its half, ... 1: the radii of the random tries of a pass."""
+    return tuple(largest >> k for k in range(largest.bit_length()))
