@@ -14,13 +14,14 @@ import torch
 
 from ..checks import InputError, setting
 from ..files.guard import Results
+from ..flow.clip import ClipFlows
 from ..flow.dis import opencv
 from ..flow.warp import check_flow_picture
-from ..metrics.temporal import ClipFlows, warp_error
+from ..metrics.temporal import warp_error
 from ..propagation.deflicker import Deflicker, DeflickerSettings
 from ..version import __version__
 from ..video.source import FrameSource, open_frames, read_image
-from .clip import SAME_ASPECT, Clip, ClipRequest, check_paths, open_clip
+from .clip import Clip, ClipRequest, check_paths, is_same_aspect, open_clip
 from .folder import job_folder
 from .frames import FrameJob, OutputRequest, check_video, frame_results
 from .listener import Listener, Notes
@@ -105,9 +106,9 @@ def _check_stylised(request: DeflickerRequest, clip: Clip, stylised: FrameSource
             f"{name}: expected {len(clip.indices)} frames, one for each chosen frame of the original, got "
             f"{len(stylised)}; choose the frames that were stylised."
         )
-    (h, w), (native_h, native_w) = stylised.size_hw, clip.size_hw
-    if abs((w * native_h) / (h * native_w) - 1) > SAME_ASPECT:
-        raise InputError(f"{name}: expected the shape of the frames, {native_w} x {native_h}, got {w} x {h}.")
+    if not is_same_aspect(stylised.size_hw, clip.size_hw):
+        (h, w), (height, width) = stylised.size_hw, clip.size_hw
+        raise InputError(f"{name}: expected the shape of the frames, {width} x {height}, got {w} x {h}.")
 
 
 def _state(request: DeflickerRequest, clip: Clip) -> dict[str, Any]:
@@ -138,7 +139,7 @@ class DeflickerJob(FrameJob):
         notes: Notes,
         listener: Listener,
     ):
-        super().__init__(request.output, out, request.clip.video, clip, 1, notes)
+        super().__init__(request.output, out, request.clip.video, clip, notes)
         self.stylised, self.listener = stylised, listener
         self.work = self._work(request.settings)
         self.frame_seconds = 0.0
@@ -148,16 +149,16 @@ class DeflickerJob(FrameJob):
             lambda number: self.clip.frames([number])[0], self.stylised.__getitem__, len(self.stylised), settings
         )
 
-    def edit(self, numbers: list[int]) -> list[torch.Tensor]:
-        """Steadied frames."""
-        start = time.perf_counter()
-        pictures = []
-        for number in numbers:
+    def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
+        """The missing frames, steadied; none depends on what became of another."""
+        for number, index in enumerate(self.clip.indices):
+            if index in self.done:
+                continue
+            start = time.perf_counter()
             picture = self.work.frame(number)
-            self.report_row(self.clip.indices[number], picture, self.work.pictures(number)[1], {})
-            pictures.append(picture)
-        self.frame_seconds += time.perf_counter() - start
-        return pictures
+            self.report_row(index, picture, self.work.pictures(number)[1], {})
+            self.frame_seconds += time.perf_counter() - start
+            yield number, picture
 
     def part_seconds(self) -> dict[str, float]:
         """Seconds of the work on frames."""

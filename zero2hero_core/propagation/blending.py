@@ -34,15 +34,15 @@ class BlendSettings:
     contrast, mix them, and give them those of the chosen picture; with a hard choice the weight is `alpha` everywhere,
     so that the choice decides mean, contrast and gradients only. poisson: give the result the gradients of the chosen
     side. The last two are for pictures in [0, 1], the first for any values, such as differences. softness: the error
-    that counts as none, in the unit of the error maps; sharpness: power of the errors in the soft weights, infinitely
-    sharp is the hard choice.
+    that counts as none, in the unit of the error maps: 0.5 suits a distrust from 0 to 1, 0.05 differences of colour;
+    sharpness: power of the errors in the soft weights, infinitely sharp is the hard choice.
     Raises: InputError.
     """
 
     choice: Literal["hard", "soft"] = "soft"
     mix: bool = False
     poisson: bool = False
-    softness: float = 0.05
+    softness: float = 0.5
     sharpness: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ def mix_weights(
     error_backward: torch.Tensor,
     alpha: float,
     *,
-    softness: float = 0.05,
+    softness: float = 0.5,
     sharpness: float = 1.0,
 ) -> torch.Tensor:
     """The share of the backward picture, f / (f + b) with f = alpha (E_forward + e)^p and b = (1 - alpha) (E_backward

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 
 from ..checks import InputError, ShapeError, check_range, setting
 from ..flow.dis import dis_flow
+from ..flow.occlusion import points_inside
 from ..flow.warp import FlowFunction, check_flow_pair, warp_backward
 
 LARGEST_WINDOW = 60
@@ -136,7 +137,7 @@ class Deflicker:
             chain, trust = chain + moved[:2].permute(1, 2, 0), trust * moved[2:]
             both = sharp_warp(torch.cat(self.pictures(other)), chain)
             difference = _smoothed((both[:3] - here).abs().mean(0, keepdim=True))
-            yield both, trust * inside(chain) * _half_at(difference, _LIKENESS)
+            yield both, trust * points_inside(chain)[None] * _half_at(difference, _LIKENESS)
 
     def forget(self, number: int) -> None:
         """Let go of what the window around this frame does not need."""
@@ -154,14 +155,6 @@ def step_trust(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """
     loop = (flow + warp_backward(back.permute(2, 0, 1), flow).permute(1, 2, 0)).norm(dim=-1)
     return _half_at(loop, _LOOP)[None]
-
-
-def inside(flow: torch.Tensor) -> torch.Tensor:
-    """1 where a flow (H, W, 2) points into the picture, else 0; (1, H, W)."""
-    height, width = flow.shape[:2]
-    x = torch.arange(width, device=flow.device) + flow[..., 0]
-    y = torch.arange(height, device=flow.device)[:, None] + flow[..., 1]
-    return ((x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5))[None].to(flow.dtype)
 
 
 def sharp_warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:

@@ -9,7 +9,6 @@ from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.propagation.deflicker import (
     Deflicker,
     DeflickerSettings,
-    inside,
     local_gain,
     sharp_warp,
     step_trust,
@@ -139,7 +138,6 @@ def test_trust_by_hand() -> None:
     flow = torch.zeros(4, 4, 2)
     assert step_trust(flow, flow).eq(1).all()
     assert step_trust(flow + 2, flow - 1)[0, 0, 0].item() == pytest.approx(1 / 3)  # |(1, 1)|^2 is 2
-    assert inside(torch.tensor([1.0, 0.0]).expand(2, 3, 2))[0].tolist() == [[1, 1, 0]] * 2
 
 
 def test_a_sharp_warp_of_whole_pixels_is_exact() -> None:
