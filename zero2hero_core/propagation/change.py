@@ -7,8 +7,11 @@ With K the key frame, E its edit, F the frame and m(x) the place of x in the key
 The frame's departure from the key comes on top of the edit, times a gain J, which tells the operators apart: 1 is the
 *difference* (the frame plus what the edit added), 0 the carried *pixels*, (E + e) / (K + e) the *ratio* (light), and
 the local slope of E over K, a guided filter's (He et al., TPAMI 2013, eq. 5), the *affine* map of colours: what a
-slightly wrong match reads beside its place is then wrong in key and edit alike, and cancels. "auto" takes light, the
-low band of the departure, by ratio and the rest by slope.
+slightly wrong match reads beside its place is then wrong in key and edit alike, and cancels.
+
+"auto" takes the departure's high band, which is slips, by slope; its low band it takes as it is, and as far as that is
+a gain g of the key's colours, which is light, the change gets the same gain: + g (E - K). One gain for three channels
+has no dark channel to divide by, which is where the ratio breaks down.
 
 All of it is kept as what is added to the frame, so that an edit that changes nothing adds exactly nothing.
 """
@@ -27,7 +30,8 @@ from ..flow.warp import warp_backward
 from .edge_fill import apply_fit, box_mean, coarse_fit_along_edges, enlarge
 
 Operator = Literal["auto", "difference", "ratio", "affine", "pixels"]
-_DARK = 0.05  # added to both sides of a ratio, so that black is no division by nothing
+_DARK = 0.05  # added below a ratio, so that black is no division by nothing
+_LIGHT = 0.5  # a larger gain is a wrong match and no light
 _FLAT = 1e-3  # variance of the key below which no slope is read from it
 _COARSE = 128  # short side, about, at which light is told from detail and the change is made smooth
 _FLOOR = 1e-3  # say of a place that is not trusted at all
@@ -49,7 +53,7 @@ class ChangeSettings:
 
     operator: Operator = "auto"
     radius: int = 3
-    light_radius: int = 4
+    light_radius: int = 8
     edge: float = 0.02
     departure: float = 0.1
 
@@ -121,14 +125,20 @@ class KeyChange:
         """What is to be added to a frame (3, H, W), and how far each place of it is to be trusted (H, W)."""
         bank = warp_backward(self._bank, flow)
         departure, change = frame - bank[:3], bank[3:6]
-        radius, coarse = self.settings.light_radius, F.adaptive_avg_pool2d(departure[None], self._coarse)[0]
-        light = enlarge(box_mean(box_mean(coarse, radius), radius), self._size)
-        detail = departure - light
+        detail = departure - (light := self._light(departure, trust))
         if self.settings.operator == "auto":
-            change = change + bank[6:9] * detail + bank[9:12] * light
+            gain = _light_gain(light, bank[9:12])
+            change = change + bank[6:9] * detail + gain * bank[12:15]
         elif len(bank) > 6:
             change = change + bank[6:9] * departure
         return change, trust / (1 + detail.square().mean(0) / self.settings.departure**2)
+
+    def _light(self, departure: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
+        """The low band of a departure (3, H, W), in which places have as much say as they are trusted."""
+        weight, radius = trust[None] + _FLOOR, self.settings.light_radius
+        coarse = F.adaptive_avg_pool2d(torch.cat([weight, weight * departure])[None], self._coarse)[0]
+        means = box_mean(box_mean(coarse, radius), radius)
+        return enlarge(means[1:] / means[:1], self._size)
 
     def _add(
         self, large: torch.Tensor, small: torch.Tensor, change: torch.Tensor, weight: torch.Tensor
@@ -149,7 +159,8 @@ class KeyChange:
 
 
 def _gains(key: torch.Tensor, change: torch.Tensor, operator: Operator) -> list[torch.Tensor]:
-    """What the gain of an operator is beyond 1, (3, H, W); for "auto" that of detail, then that of light."""
+    """What the gain of an operator is beyond 1, (3, H, W); for "auto" that of detail, then the means of
+    the key and of the change that light works on."""
     if operator == "difference":
         return []
     if operator == "pixels":
@@ -159,8 +170,8 @@ def _gains(key: torch.Tensor, change: torch.Tensor, operator: Operator) -> list[
     if operator == "affine":
         return [slope]
     if operator == "ratio":
-        return [_ratio(change, key)]
-    return [slope, _ratio(*(box_mean(box_mean(values, radius), radius) for values in (change, key)))]
+        return [(change / (key + _DARK)).clamp(-1, 2)]
+    return [slope, *(box_mean(box_mean(values, radius), radius) for values in (key, change))]
 
 
 def _slope(change: torch.Tensor, key: torch.Tensor, radius: int) -> torch.Tensor:
@@ -171,5 +182,9 @@ def _slope(change: torch.Tensor, key: torch.Tensor, radius: int) -> torch.Tensor
     return (covariance / (variance + _FLAT)).clamp(-2, 2)
 
 
-def _ratio(change: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    return (change / (key + _DARK)).clamp(-1, 2)
+def _light_gain(departure: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """What light adds, as a share of the key's colours, (H, W): least squares over the channels, less where a gain
+    leaves much of the departure unexplained. Both (3, H, W)."""
+    gain = (departure * key).sum(0) / (key.square().sum(0) + _DARK)
+    left, whole = (departure - gain * key).square().sum(0), departure.square().sum(0)
+    return gain.clamp(-_LIGHT, _LIGHT) * (1 - left / (whole + 1e-5)).clamp(0, 1)
