@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 
 from ..checks import InputError, setting
 from ..files.tensor_file import write_tensors
+from ..flow.clip import ClipFlows
 from ..flow.warp import FlowFunction
 from ..propagation.blending import blend
+from ..propagation.chain import FlowPair
 from ..propagation.engine import Carried, KeyFrame, Walk, begin_walk
 from ..propagation.settings import PropagationSettings
 from ..propagation.survey import find_cuts
@@ -104,7 +106,8 @@ class Propagation:
         keys: the key frames; their indices are among those of `frames`.
         spool: where walks are kept.
         cuts: indices of the first frames of shots; None looks for them, if the settings say so.
-        flow: (source, target) -> (H, W, 2) of frames that are neighbours here.
+        flow: (source, target) -> (H, W, 2) of frames that are neighbours here; `steady_flow` where None. flows: of
+            frames 0, 1, 2 ..., found already, at any size.
         on_step: called after each frame of each walk with what is done in words; may raise to stop.
     Raises: InputError, ShapeError when keys and frames do not fit together.
     """
@@ -118,10 +121,11 @@ class Propagation:
         *,
         cuts: Collection[int] | None = None,
         flow: FlowFunction | None = None,
+        flows: ClipFlows | None = None,
         on_step: Callable[[str], None] = lambda what: None,
     ):
         self.settings, self._frames, self._spool, self._on_step = settings, frames, spool, on_step
-        self._flow = flow
+        self._flow, self._flows = flow, flows
         self.keys = {key.index: key for key in sorted(keys, key=lambda key: key.index)}
         check_keys([key.index for key in keys], frames)
         self.cuts = sorted(self._find_cuts() if cuts is None else cuts)
@@ -179,8 +183,10 @@ class Propagation:
     def _last(self, key: KeyFrame, way: Sequence[int]) -> Carried:
         """What a walk brings to the last frame of its way."""
         walk = begin_walk(key, self.settings, self._flow)
+        before = key.index
         for index in way:
-            carried = walk.step(self._frames[index])
+            carried = walk.step(self._frames[index], self._pair(before, index))
+            before = index
             self._on_step(f"round trip from frame {key.index}")
         return carried
 
@@ -204,11 +210,21 @@ class Propagation:
         walk = begin_walk(self.keys[key], self.settings, self._flow)
         state_name = f"walk-{name}-{key:06d}-{indices[0]:06d}"
         first = self._take_up(walk, state_name, indices, done)
+        before = indices[first - 1] if first else key
         for index, frame in self._read(indices[first:]):
-            yield index, walk.step(frame)
+            yield index, walk.step(frame, self._pair(before, index))
+            before = index
             self._spool.put(state_name, {**walk.state(), "index": torch.tensor(index)})
             self._on_step(f"{name} from frame {key}")
         self._spool.drop(state_name)
+
+    def _pair(self, before: int, index: int) -> FlowPair | None:
+        """The known flows of a frame to its neighbour and back."""
+        if self._flows is None:
+            return None
+        place = min(before, index)
+        ways = (self._flows.backward[place], self._flows.forward[place])  # of the later frame, of the earlier one
+        return ways if index > before else ways[::-1]
 
     def _take_up(self, walk: Walk, name: str, indices: Sequence[int], done: Collection[int]) -> int:
         """Bring a walk to where it was kept; returns how many frames it has behind it."""

@@ -1,44 +1,77 @@
-"""A chain of optical flows from a key frame outward: where each frame's places lie in the key, and how far to trust it.
+"""Flow between a key frame and the frames of a clip, chained from neighbour to neighbour, outward from the key.
 
-Between neighbours motion is small enough to be found; from the key on the flows are joined (`flow.warp.chain_flows`),
-both ways, so that a chain can be tried by going there and back.
+Flows both ways are chained, so that their loop, frame to key and back, tells where the chain is to be trusted. Only the
+key, the last frame and two flows are kept, whatever the length of the clip.
 """
 
 from __future__ import annotations
 
 import torch
 
-from ..checks import check_shape
-from ..flow.dis import dis_flow
-from ..flow.occlusion import agreement
-from ..flow.warp import FlowFunction, chain_flows
+from ..checks import InputError, check_shape
+from ..flow.steady import steady_flow
+from ..flow.warp import FlowFunction, chain_flows, check_flow_picture
+
+FlowPair = tuple[torch.Tensor, torch.Tensor]
+_LOOP = 1 / 256  # length of the loop's gap, as a share of the short side, at which a place is trusted by 0.7
 
 
-class Chain:
-    """Walks outward from a key frame, holding the key, the neighbour, and the flows between key and neighbour.
+class FlowChain:
+    """Walks from a key frame to its neighbour, to that one's neighbour, and so on: forwards or backwards.
 
-    Args: key: (3, H, W) in [0, 1]; flow: between neighbours, (source, target) -> (H, W, 2).
+    Args: key: (3, H, W) in [0, 1], at least 16 x 16; flow: (source, target) -> (H, W, 2).
+    Raises: ShapeError; InputError.
     """
 
-    def __init__(self, key: torch.Tensor, *, flow: FlowFunction = dis_flow) -> None:
-        check_shape("key", key, (3, "H", "W"))
-        still = torch.zeros(*key.shape[-2:], 2)
-        self._flow, self._neighbour, self._there, self._back = flow, key, still, still
-        self.to_neighbour = still  # of the last frame, to the one before it: (H, W, 2)
+    def __init__(self, key: torch.Tensor, flow: FlowFunction = steady_flow) -> None:
+        check_flow_picture("key", key)
+        self._flow = flow
+        self._frame = key
+        self._back = self._ahead = torch.zeros(*key.shape[1:], 2)
+        self.to_previous = self._back  # of the last frame, to the one before it: (H, W, 2)
 
-    def step(self, frame: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The next frame (3, H, W) away from the key: its flow to the key (H, W, 2) in pixels, and how far each place
-        of it agrees with the flow back (H, W), in [0, 1]."""
-        check_shape("frame", frame, self._neighbour.shape)
-        there, back = self._flow(frame, self._neighbour), self._flow(self._neighbour, frame)
-        self._there, self._back = chain_flows(there, self._there), chain_flows(self._back, back)
-        self._neighbour, self.to_neighbour = frame, there
-        return self._there, agreement(self._there, self._back)
+    def step(self, frame: torch.Tensor, pair: FlowPair | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """The next frame's flow to the key.
+
+        Args:
+            frame: (3, H, W), the neighbour of the frame of the step before, of the key in the first.
+            pair: the flows frame -> that neighbour and back, (H, W, 2) each, where they are known.
+        Returns: flow (H, W, 2), frame -> key, in pixels; trust (H, W) in [0, 1]: `loop_trust`.
+        Raises: ShapeError; the flow's own.
+        """
+        check_shape("frame", frame, self._frame.shape)
+        back, ahead = pair or (self._flow(frame, self._frame), self._flow(self._frame, frame))
+        self.to_previous = back.cpu().float()
+        self._back = chain_flows(self.to_previous, self._back)
+        self._ahead = chain_flows(self._ahead, ahead.cpu().float())
+        self._frame = frame
+        return self._back, loop_trust(self._back, self._ahead)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """What the chain has gathered."""
-        return {"there": self._there, "back": self._back, "neighbour": self._neighbour}
+        """All that the next step depends on, copied; `restore` takes it."""
+        return {"frame": self._frame.clone(), "back": self._back.clone(), "ahead": self._ahead.clone()}
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Go on from a state."""
-        self._there, self._back, self._neighbour = state["there"], state["back"], state["neighbour"]
+        """Go on where another chain of the same key and flow stood. Raises: InputError, ShapeError."""
+        if set(state) != {"frame", "back", "ahead"}:
+            raise InputError(f"state: expected frame, back and ahead, got {', '.join(sorted(state)) or 'nothing'}.")
+        check_shape("frame", state["frame"], self._frame.shape)
+        for name in ("back", "ahead"):
+            check_shape(name, state[name], (*self._frame.shape[1:], 2))
+        self._frame, self._back, self._ahead = (state[name].clone() for name in ("frame", "back", "ahead"))
+
+
+def loop_trust(back: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
+    """How far each place of a flow is to be trusted: 1 / sqrt(1 + (gap / g)^2), the gap being that between a place and
+    where it comes out after its way there and back, g 1/256 of the short side; 0 where it leaves the picture.
+
+    Args: back: flow there, ahead: flow back, both (H, W, 2) in pixels.
+    Returns: (H, W) in [0, 1].
+    Raises: ShapeError.
+    """
+    height, width = back.shape[:2]
+    gap = chain_flows(back, ahead).square().sum(-1)
+    x = torch.arange(width) + back[..., 0]
+    y = torch.arange(height)[:, None] + back[..., 1]
+    inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+    return inside / (1 + gap / (_LOOP * min(height, width)) ** 2).sqrt()

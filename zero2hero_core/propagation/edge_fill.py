@@ -8,6 +8,8 @@ nearby. Differs: the fit is weighted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -23,29 +25,21 @@ def box_mean(values: torch.Tensor, radius: int) -> torch.Tensor:
     return F.avg_pool2d(rows, (1, side), 1, (0, radius), count_include_pad=False)[0]
 
 
-def smooth_along_edges(
-    field: torch.Tensor, guide: torch.Tensor, weight: torch.Tensor, radius: int, epsilon: float
-) -> torch.Tensor:
-    """A field fitted, around each place, as a linear function of the guide's colours, by weighted least squares.
-
-    Source: He et al., TPAMI 2013, eq. 19 to 21 (colour guide), with weights.
-    Args:
-        field: (C, H, W), any range.
-        guide: (3, H, W) in [0, 1].
-        weight: (H, W), at least 0; where it is 0 all over a neighbourhood, the field is 0.
-        radius: half side of a neighbourhood, pixels.
-        epsilon: variance of the guide below which it is held to be flat.
-    Returns: (C, H, W).
-    Raises: ShapeError.
-    """
-    slope, offset = fit_along_edges(field, guide, weight, radius, epsilon)
-    return apply_fit(slope, offset, guide)
-
-
 def fit_along_edges(
     field: torch.Tensor, guide: torch.Tensor, weight: torch.Tensor, radius: int, epsilon: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The fit of `smooth_along_edges`: slope (C, 3, H, W) and offset (C, H, W); arguments are the same."""
+    """The linear functions of the guide's colours that fit a field best around each place, by weighted least squares.
+
+    Source: He et al., TPAMI 2013, eq. 19 to 21 (colour guide).   Differs: every place has a weight.
+    Args:
+        field: (C, H, W), any range.
+        guide: (3, H, W) in [0, 1].
+        weight: (H, W), at least 0; where it is 0 all over a neighbourhood, the fit is 0.
+        radius: half side of a neighbourhood, pixels.
+        epsilon: variance of the guide below which it is held to be flat.
+    Returns: slope (C, 3, H, W) and offset (C, H, W), for `apply_fit`.
+    Raises: ShapeError.
+    """
     check_shape("field", field, ("C", "H", "W"))
     check_shape("guide", guide, (3, *field.shape[1:]))
     check_shape("weight", weight, field.shape[1:])
@@ -68,6 +62,34 @@ def fit_along_edges(
 def apply_fit(slope: torch.Tensor, offset: torch.Tensor, guide: torch.Tensor) -> torch.Tensor:
     """slope (C, 3, H, W) times guide (3, H, W) plus offset (C, H, W)."""
     return torch.einsum("cghw,ghw->chw", slope, guide) + offset
+
+
+def coarse_fit_along_edges(
+    field: torch.Tensor,
+    guide: torch.Tensor,
+    weight: torch.Tensor,
+    radius: int,
+    epsilon: float,
+    size_hw: tuple[int, int],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same found at a smaller size, where `radius` counts, and brought back to the field's (bilinear).
+
+    Source: He and Sun, "Fast Guided Filter", arXiv 1505.00996.   Differs: shrinking is weighted as well.
+    Args and errors: those of `fit_along_edges`; size_hw: the smaller size.
+    """
+    coarse = F.adaptive_avg_pool2d(torch.cat([weight[None], weight * guide, weight * field])[None], size_hw)[0]
+    parts = coarse[1:] / coarse[:1].clamp_min(1e-6)
+    slope, offset = fit_along_edges(parts[3:], parts[:3], coarse[0], radius, epsilon)
+    fits = enlarge(torch.cat([slope.flatten(0, 1), offset]), guide.shape[1:])
+    count = len(offset)
+    return fits[: 3 * count].view(count, 3, *guide.shape[1:]), fits[3 * count :]
+
+
+def enlarge(values: torch.Tensor, size_hw: Sequence[int]) -> torch.Tensor:
+    """(C, H, W) at another size, bilinear, half-pixel centres."""
+    if values.shape[1:] == torch.Size(size_hw):
+        return values
+    return F.interpolate(values[None], tuple(size_hw), mode="bilinear", align_corners=False)[0]
 
 
 def _solve(second: torch.Tensor, mean: torch.Tensor, cross: torch.Tensor, epsilon: float) -> torch.Tensor:

@@ -12,11 +12,11 @@ from typing import Protocol
 import torch
 
 from ..checks import InputError, check_images, check_shape
-from ..flow.dis import dis_flow
-from ..flow.scaled import scaled_flow
+from ..flow.scaled import scale_flow, scaled_flow
+from ..flow.steady import steady_flow
 from ..flow.warp import FlowFunction, warp_backward
 from ..video.resize import resize_frames
-from .chain import Chain
+from .chain import FlowChain, FlowPair
 from .change import KeyChange
 from .patch_carry import carry_patches
 from .settings import PropagationSettings
@@ -57,8 +57,9 @@ class Carried:
 class Walk(Protocol):
     """From a key frame outward; frames come in their order away from it."""
 
-    def step(self, frame: torch.Tensor) -> Carried:
-        """The edit carried to the next frame, (3, H, W) of the key frame's size."""
+    def step(self, frame: torch.Tensor, pair: FlowPair | None = None) -> Carried:
+        """The edit carried to the next frame, (3, H, W) of the key frame's size. pair: the flows from it to the frame
+        before and back, (h, w, 2) each at any size, where they are known."""
 
     def carry_key(self) -> torch.Tensor:
         """The edit carried to the key frame itself, (3, H, W): for an edit that is smaller than the frame."""
@@ -71,12 +72,17 @@ class Walk(Protocol):
 
 
 def begin_walk(key: KeyFrame, settings: PropagationSettings, flow: FlowFunction | None = None) -> Walk:
-    """The walk of the engine that the settings name. flow: between neighbours; DIS where None."""
+    """The walk of the engine that the settings name. flow: between neighbours; `steady_flow` where None."""
     if settings.engine == "patch":
-        return PatchWalk(key, settings, flow or dis_flow)
+        return PatchWalk(key, settings, flow or steady_flow)
     if settings.engine == "flow":
         settings = replace(settings, change=replace(settings.change, operator="pixels"))
-    return ChangeWalk(key, settings, flow or dis_flow)
+    return ChangeWalk(key, settings, flow or steady_flow)
+
+
+def pair_at(pair: FlowPair | None, size_hw: tuple[int, int]) -> FlowPair | None:
+    """A pair of flows at another size."""
+    return None if pair is None else (scale_flow(pair[0], size_hw), scale_flow(pair[1], size_hw))
 
 
 class ChangeWalk:
@@ -86,12 +92,12 @@ class ChangeWalk:
         self._key = key
         self._size = (int(key.edit.shape[-2]), int(key.edit.shape[-1]))
         frame = self._reduce(key.frame)
-        self._chain = Chain(frame, flow=scaled_flow(flow, longest_side=settings.flow_side))
+        self._chain = FlowChain(frame, scaled_flow(flow, longest_side=settings.flow_side))
         self._change = KeyChange(frame, key.edit, settings.change)
 
-    def step(self, frame: torch.Tensor) -> Carried:
+    def step(self, frame: torch.Tensor, pair: FlowPair | None = None) -> Carried:
         """See `Walk.step`."""
-        flow, trust = self._chain.step(self._reduce(frame))
+        flow, trust = self._chain.step(self._reduce(frame), pair_at(pair, self._size))
         return Carried(*self._change.carry(frame, flow, trust))
 
     def carry_key(self) -> torch.Tensor:
@@ -119,14 +125,14 @@ class PatchWalk:
         self._key, self._settings, self._seed = key, settings.patch, settings.seed
         self._size = (int(key.edit.shape[-2]), int(key.edit.shape[-1]))
         self._frame = self._at(key.frame, self._size)
-        self._chain = Chain(self._frame, flow=scaled_flow(flow, longest_side=settings.flow_side))
+        self._chain = FlowChain(self._frame, scaled_flow(flow, longest_side=settings.flow_side))
         self._previous = key.edit
 
-    def step(self, frame: torch.Tensor) -> Carried:
+    def step(self, frame: torch.Tensor, pair: FlowPair | None = None) -> Carried:
         """See `Walk.step`."""
         small = self._at(frame, self._size)
-        flow, _ = self._chain.step(small)
-        previous = warp_backward(self._previous, self._chain.to_neighbour)
+        flow, _ = self._chain.step(small, pair_at(pair, self._size))
+        previous = warp_backward(self._previous, self._chain.to_previous)
         result = carry_patches(self._key.edit, self._frame, small, flow, previous, self._settings, seed=self._seed)
         self._previous = result.picture.clamp(0, 1)
         hw = (int(frame.shape[-2]), int(frame.shape[-1]))
@@ -149,8 +155,8 @@ class PatchWalk:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """See `Walk.restore`."""
-        self._chain.restore(state)
         self._previous = state["previous"]
+        self._chain.restore({name: value for name, value in state.items() if name != "previous"})
 
     def _at(self, picture: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
         return resize_frames(picture[None], size_hw)[0]
