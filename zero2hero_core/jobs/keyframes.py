@@ -244,7 +244,7 @@ def _say(report: dict[str, Any], request: KeyFramesRequest, listener: Listener) 
     listener.say(f"{len(keys)} key frame{'s' * (len(keys) > 1)} of {report['count']}: {frame_numbers_text(keys)}")
     if report["cuts"]:
         listener.say(f"new shots begin at {frame_numbers_text(report['cuts'])}")
-    listener.say(f"shown is {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
+    listener.say(f"the keys show {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
     if report["anchor"]:
         anchor = report["anchor"]
         listener.say(f"the best single frame is {anchor['frame']}: it shows {anchor['gain']:.0%}")
