@@ -19,7 +19,7 @@ from ..flow.warp import FlowFunction
 from ..propagation.coverage import Adviser, Choice, clip_coverage
 from ..propagation.coverage_picture import coverage_picture
 from ..propagation.key_frames import KeyFrameSettings, check_different, check_keys, select_key_frames
-from ..propagation.survey import Survey, survey_clip
+from ..propagation.survey import Survey, survey_clip, uncounted
 from ..video.image_reader import image_size, read_image
 from ..video.image_writer import write_image
 from ..video.resize import resize_frames
@@ -96,8 +96,8 @@ def choose_key_frames(
     *,
     flow: FlowFunction = dis_flow,
     flows: ClipFlows | None = None,
-    on_frame: Step = bool,
-    on_chain: Step = bool,
+    on_frame: Step = uncounted,
+    on_chain: Step = uncounted,
 ) -> KeyFrames:
     """Look at a clip once and choose its key frames.
 

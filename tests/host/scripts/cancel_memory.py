@@ -142,6 +142,7 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
     shutil.copyfile(next((BASE / "output").glob("clip*.mkv")), loading)
     model, trained = comfy.model_base.BaseModel, FluxTransformer2DModel
     still = ModelPatcher(NoMotion(), load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+    management.load_models_gpu([still])
     flows = ClipFlows(*torch.zeros(2, COUNT - 1, SIZE, SIZE, 2))
     return {
         "DIFTCorrespondence": (DIFTCorrespondence, zero | MATCH, model, "apply_model"),
