@@ -24,6 +24,8 @@ CANCELLED = {
     "VideoSave": (0, 0),
     "VideoMetrics": (2**20, 0),
     "PixelSwap": (2**19, 0),
+    "OpticalFlow": (2**20, 1),  # the way back of the pair
+    "SelectKeyFrames": (2**22, 0),
 }
 Answer = Callable[..., Any]
 

@@ -25,7 +25,7 @@ def flow_colours(flow: torch.Tensor, longest: float | None = None) -> torch.Tens
     # Each channel is 1 within a sixth of the circle around its hue, 0 from a third on.
     parts = [((hue - centre + 0.5) % 1 - 0.5).abs() for centre in (0, 1 / 3, 2 / 3)]
     pure = torch.stack([(2 - 6 * part).clamp(0, 1) for part in parts])
-    return 1 - saturation * (1 - pure)
+    return torch.lerp(torch.ones_like(pure), pure, saturation)
 
 
 def longest_of(flow: torch.Tensor) -> float:

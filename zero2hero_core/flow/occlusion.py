@@ -160,12 +160,14 @@ def _way_back(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
 
 def _loop_error(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """How far from its start a pixel ends that goes there and back, (H, W) in pixels."""
-    return (flow + _way_back(flow, back)).norm(dim=-1)
+    error: torch.Tensor = torch.linalg.vector_norm(flow + _way_back(flow, back), dim=-1)
+    return error
 
 
 def _tolerance(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     """The loop error that the law "unflow" allows, (H, W) in pixels."""
-    return 0.01 * (flow.norm(dim=-1) + back.norm(dim=-1)) + 0.5
+    lengths = (torch.linalg.vector_norm(way, dim=-1) for way in (flow, back))
+    return 0.01 * torch.add(*lengths) + 0.5
 
 
 def _square(vectors: torch.Tensor) -> torch.Tensor:

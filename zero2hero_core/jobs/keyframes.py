@@ -19,7 +19,7 @@ from ..flow.warp import FlowFunction
 from ..propagation.coverage import Adviser, Choice, clip_coverage
 from ..propagation.coverage_picture import coverage_picture
 from ..propagation.key_frames import KeyFrameSettings, check_different, check_keys, select_key_frames
-from ..propagation.survey import Survey, survey_clip
+from ..propagation.survey import Survey, survey_clip, uncounted
 from ..video.image_reader import image_size, read_image
 from ..video.image_writer import write_image
 from ..video.resize import resize_frames
@@ -96,8 +96,8 @@ def choose_key_frames(
     *,
     flow: FlowFunction = dis_flow,
     flows: ClipFlows | None = None,
-    on_frame: Step = bool,
-    on_chain: Step = bool,
+    on_frame: Step = uncounted,
+    on_chain: Step = uncounted,
 ) -> KeyFrames:
     """Look at a clip once and choose its key frames.
 
@@ -244,7 +244,7 @@ def _say(report: dict[str, Any], request: KeyFramesRequest, listener: Listener) 
     listener.say(f"{len(keys)} key frame{'s' * (len(keys) > 1)} of {report['count']}: {frame_numbers_text(keys)}")
     if report["cuts"]:
         listener.say(f"new shots begin at {frame_numbers_text(report['cuts'])}")
-    listener.say(f"shown is {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
+    listener.say(f"the keys show {report['coverage']:.0%} of the clip, as far as optical flow can follow it")
     if report["anchor"]:
         anchor = report["anchor"]
         listener.say(f"the best single frame is {anchor['frame']}: it shows {anchor['gain']:.0%}")

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from ..checks import check_index
 from ..flow.occlusion import agreement
 from ..flow.warp import chain_flows
-from .survey import Survey
+from .survey import Survey, uncounted
 
 CANDIDATES = 24  # frames that are tried as a key before the best of them is moved to and fro
 _CELL = 4
@@ -33,7 +33,7 @@ class Choice:
     gain: float
 
 
-def clip_coverage(survey: Survey, keys: Sequence[int], *, step: Callable[[], object] = bool) -> tuple[float, ...]:
+def clip_coverage(survey: Survey, keys: Sequence[int], *, step: Callable[[], object] = uncounted) -> tuple[float, ...]:
     """Share of each frame that the keys show, in [0, 1]: of up to two keys on each side of it, in its own shot.
 
     Args: keys: frame numbers from 0. step: called after each key.
@@ -53,7 +53,7 @@ class Adviser:
     Args: step: called after each frame that was tried.
     """
 
-    def __init__(self, survey: Survey, keys: Sequence[int] = (), *, step: Callable[[], object] = bool) -> None:
+    def __init__(self, survey: Survey, keys: Sequence[int] = (), *, step: Callable[[], object] = uncounted) -> None:
         self._survey, self._step = survey, step
         self._maps: dict[int, tuple[range, torch.Tensor]] = {}
         self._candidates = _candidates(survey.shots)

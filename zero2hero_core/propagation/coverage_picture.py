@@ -95,11 +95,11 @@ def _draw_plot(
     ]
     words += [(f"{len(cuts)} cut{'s' * (len(cuts) > 1)}", _CUT)] if cuts else []
     words += [(f"edit next: {numbers[advised]}", _NEXT)] if advised is not None else []
-    place = float(_LEFT)
+    across = float(_LEFT)
     for text, colour in words:
-        draw.rectangle([place, 14, place + 10, 24], fill=colour)
-        draw.text((place + 16, 19), text, fill="black", font=font, anchor="lm")
-        place += 40 + draw.textlength(text, font=font)
+        draw.rectangle([across, 14, across + 10, 24], fill=colour)
+        draw.text((across + 16, 19), text, fill="black", font=font, anchor="lm")
+        across += 40 + draw.textlength(text, font=font)
 
 
 def _mark(draw: ImageDraw.ImageDraw, x: float, y: float, bottom: float, colour: str) -> None:

@@ -103,7 +103,7 @@ def uniform_keys(shots: Iterable[range], fixed: Iterable[int], every: int) -> tu
 
     By hand: 0 and 24 in a shot of 25 frames, every 10: 0, 10, 20, 24.
     """
-    keys = set()
+    keys: set[int] = set()
     for start, stop in _stretches(shots, fixed):
         keys.update(range(start, stop, every))
     return tuple(sorted(keys))

@@ -19,6 +19,7 @@ import comfy.model_base
 import comfy.model_management as management
 import folder_paths
 import torch
+from comfy.model_patcher import ModelPatcher
 from diffusers import FluxTransformer2DModel
 from parts import MATCH, RESTORE, SAMPLE, TRAIN, Pressed, outcome, pictures, random_lora
 from zero2hero_ext.nodes.evaluation import PixelSwap, VideoMetrics
@@ -27,11 +28,14 @@ from zero2hero_ext.nodes.hero_training import HeroLoRATrainer
 from zero2hero_ext.nodes.host.lora_files import read_hero_lora
 from zero2hero_ext.nodes.host.tiny import tiny_conditioning, tiny_model, tiny_vae
 from zero2hero_ext.nodes.host.tiny_dit import load_tiny_dit_model
+from zero2hero_ext.nodes.key_frames import OpticalFlow, SelectKeyFrames
 from zero2hero_ext.nodes.models import ZeroToHeroDemoClip
 from zero2hero_ext.nodes.video import VideoLoad, VideoSave
 from zero2hero_ext.nodes.zero_stage import DIFTCorrespondence, MaskedCiAKSampler
+from zero2hero_ext.zero2hero_core.flow.clip import ClipFlows
 from zero2hero_ext.zero2hero_core.jobs import matching
 from zero2hero_ext.zero2hero_core.metrics import ssim
+from zero2hero_ext.zero2hero_core.propagation import survey
 from zero2hero_ext.zero2hero_core.tiny.dit import load_tiny_dit
 from zero2hero_ext.zero2hero_core.tiny.scenes.scene import Scene
 from zero2hero_ext.zero2hero_core.video.source import FrameSource
@@ -41,8 +45,17 @@ COUNT, SIZE = 4, 128
 LOAD = {"file": "clip.mkv", "anchor_frame": 0, "force_rate": 0.0, "start": 0, "maximum": 0, "stride": 1}
 LOAD |= {"short_side": 0, "width": 0, "height": 0, "fit": "crop", "multiple": 16}
 SAVE = {"fps": 8.0, "filename_prefix": "clip", "format": "mkv", "crf": -1}
+FLOW = {"engine": "dis", "longest_side": 0, "law": "unflow", "photometric": False, "soft": True}
+KEYS = {"method": "uniform", "count": 0, "every": 2, "smallest_gap": 1, "largest_gap": 3, "keys_so_far": ""}
 SOUND = {"waveform": torch.zeros(1, 1, 44100), "sample_rate": 44100}
 BASE = Path(folder_paths.base_path)
+
+
+class NoMotion(torch.nn.Module):
+    """In the place of RAFT."""
+
+    def forward(self, source: torch.Tensor, target: torch.Tensor) -> list[torch.Tensor]:
+        return [torch.zeros_like(source[:, :2])]
 
 
 class _Heap(ctypes.Structure):
@@ -128,6 +141,9 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
     VideoSave.execute(frames=frames, **SAVE)
     shutil.copyfile(next((BASE / "output").glob("clip*.mkv")), loading)
     model, trained = comfy.model_base.BaseModel, FluxTransformer2DModel
+    still = ModelPatcher(NoMotion(), load_device=torch.device("cpu"), offload_device=torch.device("cpu"))
+    management.load_models_gpu([still])
+    flows = ClipFlows(*torch.zeros(2, COUNT - 1, SIZE, SIZE, 2))
     return {
         "DIFTCorrespondence": (DIFTCorrespondence, zero | MATCH, model, "apply_model"),
         "MaskedCiAKSampler": (MaskedCiAKSampler, zero | SAMPLE | {"steps": 3} | given, model, "apply_model"),
@@ -139,6 +155,8 @@ def cases() -> dict[str, tuple[Any, dict[str, Any], Any, str]]:
         "VideoSave": (VideoSave, SAVE | {"frames": frames, "audio": SOUND}, VideoWriter, "write"),
         "VideoMetrics": (VideoMetrics, {"frames": frames, "truth": frames + 0.1}, ssim, "ssim"),
         "PixelSwap": (PixelSwap, given, matching, "pixel_swap"),
+        "OpticalFlow": (OpticalFlow, {"frames": frames, "optical_flow": still} | FLOW, NoMotion, "forward"),
+        "SelectKeyFrames": (SelectKeyFrames, {"frames": frames, "flow": flows} | KEYS, survey, "frame_difference"),
     }
 
 
