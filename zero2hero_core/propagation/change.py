@@ -101,6 +101,8 @@ class KeyChange:
             trust: (H, W) in [0, 1], how far each place of the flow is to be trusted; None trusts all.
         Returns: picture (3, H', W') in [0, 1], and error (H', W') in [0, 1], how little each place is to be trusted:
             0 where the flow is trusted and brings the frame's own detail back.
+            To join the pictures of two keys, mix them by 1 - error; their mistakes differ, and a mean of both is nearer
+            to the truth than the better one.
         Raises: ShapeError.
         """
         check_shape("frame", frame, (3, "H", "W"))
