@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..zero2hero_core.propagation.names import ENGINES
+from ..zero2hero_core.propagation.settings import PropagationSettings
+from .convert.checks import check_choice
 from .host.services import io, ui
-from .host.sockets import CATEGORY
-from .work.propagation import ENGINES, propagate_clip
+from .host.sockets import CATEGORY, Flow
+from .work.propagation import Clip, propagate_clip, some_of
 
 
 class PropagateKeyFrames(io.ComfyNode):
@@ -52,6 +55,19 @@ class PropagateKeyFrames(io.ComfyNode):
                     optional=True,
                     tooltip="Where to edit (white), one mask or one a frame; outside, every pixel stays.",
                 ),
+                Flow.Input(
+                    "flow",
+                    optional=True,
+                    tooltip="From OpticalFlow, for the same frames. Without it the node finds motion by itself, in a "
+                    "way that stands changes of light.",
+                ),
+                io.Boolean.Input(
+                    "round_trip",
+                    optional=True,
+                    default=False,
+                    tooltip="For HeroLoRATrainer: the edited frames, too, get what was carried from them to other "
+                    "frames and back, worn as all others.",
+                ),
             ],
             outputs=[
                 io.Image.Output("edited", display_name="edited", tooltip="The frames with the edit."),
@@ -73,11 +89,15 @@ class PropagateKeyFrames(io.ComfyNode):
         engine: str,
         anchor_index: int | None = None,
         mask: Any = None,
+        flow: Any = None,
+        round_trip: bool = False,
     ) -> io.NodeOutput:
         """Carry the edits."""
         chosen = keys if anchor_index is None else str(anchor_index)
-        result = propagate_clip(cls, frames, edits, chosen, engine, mask)
-        preview = ui.PreviewImage(result.edited[: 1 if len(result.edited) < 8 else 8], cls=cls)
+        check_choice("engine", engine, ENGINES)
+        settings = PropagationSettings(engine=engine, round_trip=round_trip)  # type: ignore[arg-type]
+        result = propagate_clip(cls, Clip(frames, edits, chosen, mask, flow), settings)
+        preview = ui.PreviewImage(some_of(result.edited), cls=cls)
         return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
 
 

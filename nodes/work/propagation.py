@@ -11,15 +11,14 @@ import torch
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.jobs.clip import same_picture
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
-from ...zero2hero_core.jobs.propagation import Propagation, Spool, key_frames
-from ...zero2hero_core.propagation.names import ENGINES
+from ...zero2hero_core.jobs.propagation import Propagation, Spool, key_frames, put_within
 from ...zero2hero_core.propagation.settings import PropagationSettings
-from ..convert.checks import check_choice, socket_words
-from ..convert.pictures import mask_to_core, mask_to_host, size_hw_of, to_core, to_host
+from ..convert.checks import socket_words
+from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
 from ..host.notes import Notes
 from ..host.services import Progress, io, temporary_folder
 
-__all__ = ["ENGINES", "Propagated", "propagate_clip"]
+SHOWN = 8  # frames in the preview
 
 
 @dataclass(frozen=True)
@@ -31,48 +30,66 @@ class Propagated:
     notes: Notes
 
 
-def propagate_clip(node: type[io.ComfyNode], frames: Any, edits: Any, keys: str, engine: str, mask: Any) -> Propagated:
+@dataclass(frozen=True)
+class Clip:
+    """The sockets as the host gives them. keys: numbers as text; mask: MASK or None; flow: `ClipFlows` or None."""
+
+    frames: Any
+    edits: Any
+    keys: str
+    mask: Any = None
+    flow: Any = None
+
+
+def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSettings) -> Propagated:
     """Carry edits to all frames. Raises: InputError naming the socket."""
-    check_choice("engine", engine, ENGINES)
-    images, pictures, indices = (
-        to_core(frames, "frames"),
-        to_core(edits, "edits"),
-        list(read_frame_numbers("keys", keys)),
-    )
-    if len(indices) != len(pictures):
+    images, pictures = to_core(clip.frames, "frames"), to_core(clip.edits, "edits")
+    with socket_words({}):
+        indices = read_frame_numbers("keys", clip.keys)
+    if not indices or len(indices) != len(pictures):
         raise InputError(
-            f"edits: expected {len(indices)} pictures, one for each number in keys ({keys}), got {len(pictures)}; "
-            "connect as many, or write as many numbers."
+            f"edits: expected {len(indices)} pictures, one for each number in keys ({clip.keys!r}), got "
+            f"{len(pictures)}; connect as many, or write as many numbers."
         )
-    masks = None if mask is None else mask_to_core(mask, len(images), size_hw_of(images))
+    if clip.flow is not None and len(clip.flow.forward) != len(images) - 1:
+        raise InputError(
+            f"flow: expected that of these {len(images)} frames, got that of {len(clip.flow.forward) + 1}; connect the "
+            "same frames to OpticalFlow."
+        )
+    masks = None if clip.mask is None else mask_to_core(clip.mask, len(images), size_hw_of(images))
     notes, progress = Notes(node), Progress(len(images))
+    edits = list(zip(indices, pictures, strict=True))
+    _say_no_ops(notes, images, dict(edits), masks)
+    edited, doubt = torch.empty(len(images), *images.shape[-2:], 3), torch.empty(len(images), *images.shape[-2:])
     spool = Spool(temporary_folder() / f"zero2hero_{token_hex(8)}")
-    clip = dict(enumerate(images))
-    _say_no_ops(notes, images, dict(zip(indices, pictures, strict=True)), masks)
-    with socket_words({"key": "keys"}):
-        settings = PropagationSettings(engine=engine)  # type: ignore[arg-type]  # checked above
-        work = Propagation(
-            clip,
-            key_frames(clip, list(zip(indices, pictures, strict=True))),
-            settings,
-            spool,
-            on_step=lambda what: progress.step(0),
-        )
-        edited, doubt = torch.empty(len(images), *images.shape[-2:], 3), torch.empty(len(images), 1, *images.shape[-2:])
-        try:
+    try:
+        with socket_words({"key": "keys"}):
+            frames = dict(enumerate(images))
+            work = Propagation(
+                frames,
+                key_frames(frames, edits),
+                settings,
+                spool,
+                flows=clip.flow,
+                on_step=lambda what: progress.step(0),
+            )
             for index, carried in work.results():
                 picture = carried.picture
                 if masks is not None:
-                    picture = torch.where(
-                        masks[index] > 0, torch.lerp(images[index], picture, masks[index]), images[index]
-                    )
-                edited[index], doubt[index, 0] = to_host(picture)[0], carried.error
+                    picture = put_within(masks[index], picture, images[index])
+                edited[index], doubt[index] = to_host(picture)[0], carried.error.clamp(0, 1)
                 progress.step(1, picture)
-        finally:
-            spool.close()
+    finally:
+        spool.close()
     if lonely := work.uncarried:
         notes.warn(f"{len(lonely)} frames lie in shots without a key and stay as they are, the first is {lonely[0]}.")
-    return Propagated(edited, mask_to_host(doubt), notes)
+    return Propagated(edited, doubt, notes)
+
+
+def some_of(images: torch.Tensor) -> torch.Tensor:
+    """At most eight frames of an IMAGE, spread over the clip, to look at."""
+    last = len(images) - 1
+    return images[sorted({round(place * last / (SHOWN - 1)) for place in range(SHOWN)})]
 
 
 def _say_no_ops(notes: Notes, images: torch.Tensor, edits: dict[int, torch.Tensor], masks: torch.Tensor | None) -> None:

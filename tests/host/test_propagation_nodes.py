@@ -15,6 +15,7 @@ COUNT, HEIGHT, WIDTH = 8, 48, 64
 LOAD = {"file": "drift.mkv", "anchor_frame": 0, "force_rate": 0.0, "start": 0, "maximum": 0, "stride": 1}
 LOAD |= {"short_side": 0, "width": 0, "height": 0, "fit": "crop", "multiple": 1}
 SAVE = {"fps": 8.0, "filename_prefix": "test/propagated", "format": "mkv", "crf": -1}
+MOTION = {"engine": "dis", "longest_side": 960, "law": "unflow", "photometric": False, "soft": False}
 Graph = dict[str, Any]
 
 
@@ -77,6 +78,21 @@ def test_the_number_of_the_anchor_stands_for_keys(server: Any, clips: None) -> N
     assert (result[3] - (1 - drift(3))).abs().max() <= 0.5 / 255 + 1e-6
 
 
+def test_motion_that_was_found_already_is_taken(server: Any, clips: None) -> None:
+    nodes = graph("3", (3,), flow=["flow", 0])
+    nodes["flow"] = {"class_type": "OpticalFlow", "inputs": MOTION | {"frames": ["clip", 0]}}
+    result = saved(server, server.queue(nodes))
+    truth = torch.stack([1 - drift(index) for index in range(COUNT)])
+    assert (result - truth).abs().mean() < 0.03
+    other = saved(server, server.queue(graph("3", (3,))))
+    assert not torch.equal(result, other) and torch.equal(result[3], other[3])
+
+
+def test_a_round_trip_wears_the_edited_frame(server: Any, clips: None) -> None:
+    worn, plain = (saved(server, server.queue(graph(engine="flow", round_trip=value))) for value in (True, False))
+    assert torch.equal(worn[1:], plain[1:]) and not torch.equal(worn[0], plain[0])
+
+
 def test_outside_the_mask_every_pixel_stays(server: Any, clips: None) -> None:
     nodes = graph(mask=["mask", 0])
     nodes["left"] = {"class_type": "SolidMask", "inputs": {"value": 0.0, "width": WIDTH, "height": HEIGHT}}
@@ -95,7 +111,8 @@ def test_outside_the_mask_every_pixel_stays(server: Any, clips: None) -> None:
     [
         ({"keys": "0, 1"}, (0,), ["edits:", "2 pictures", "got 1"]),
         ({"keys": "one"}, (0,), ["keys:", "'one'"]),
-        ({"keys": ""}, (0,), ["keys:", "''"]),
+        ({"keys": ""}, (0,), ["edits:", "0 pictures", "got 1"]),
+        ({"flow": ["flow", 0]}, (0,), ["flow:", f"these {COUNT} frames", "that of 2"]),
         ({"keys": "8"}, (0,), ["keys:", "0 to 7", "got 8"]),
         ({"keys": "0, 0"}, (0, 0), ["keys:", "frame 0 twice"]),
         ({"mask": ["mask", 0]}, (0,), ["mask:", f"{WIDTH} x {HEIGHT}", "32 x 32"]),
@@ -107,6 +124,8 @@ def test_wrong_wiring_gets_one_sentence(
 ) -> None:
     nodes = graph("0", anchors) | {
         "mask": {"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 32, "height": 32}},
+        "two": {"class_type": "VideoLoad", "inputs": LOAD | {"maximum": 2}},
+        "flow": {"class_type": "OpticalFlow", "inputs": MOTION | {"frames": ["two", 0]}},
         "square": {"class_type": "EmptyImage", "inputs": {"width": 32, "height": 32, "batch_size": 1, "color": 0}},
     }
     nodes["carry"]["inputs"] |= inputs
