@@ -31,7 +31,7 @@ from .edge_fill import apply_fit, box_mean, coarse_fit_along_edges, enlarge
 
 Operator = Literal["auto", "difference", "ratio", "affine", "pixels"]
 _DARK = 0.05  # added below a ratio, so that black is no division by nothing
-_LIGHT = 0.5  # a larger gain is a wrong match and no light
+_LIGHT = 0.5  # a larger gain is a wrong match and no light; downwards a change may fade away with the frame
 _FLAT = 1e-3  # variance of the key below which no slope is read from it
 _COARSE = 128  # short side, about, at which light is told from detail and the change is made smooth
 _FLOOR = 1e-3  # say of a place that is not trusted at all
@@ -40,7 +40,7 @@ _FLOOR = 1e-3  # say of a place that is not trusted at all
 @dataclass(frozen=True)
 class ChangeSettings:
     """How a change is carried. The constants were chosen on rendered validation clips and are flat there: half or twice
-    of each costs 0.1 dB or less.
+    of each costs about 0.1 dB. Real clips, darkened and coloured, decided where rendered ones did not.
 
     operator: see the module.
     radius: half side of the neighbourhoods in which the carried change is made smooth along the frame's edges, as the
@@ -53,7 +53,7 @@ class ChangeSettings:
 
     operator: Operator = "auto"
     radius: int = 3
-    light_radius: int = 8
+    light_radius: int = 2
     edge: float = 0.02
     departure: float = 0.1
 
@@ -127,7 +127,8 @@ class KeyChange:
         """What is to be added to a frame (3, H, W), and how far each place of it is to be trusted (H, W)."""
         bank = warp_backward(self._bank, flow)
         departure, change = frame - bank[:3], bank[3:6]
-        detail = departure - (light := self._light(departure, trust))
+        light = self._light(departure)
+        detail = departure - light
         if self.settings.operator == "auto":
             gain = _light_gain(light, bank[9:12])
             change = change + bank[6:9] * detail + gain * bank[12:15]
@@ -135,12 +136,10 @@ class KeyChange:
             change = change + bank[6:9] * departure
         return change, trust / (1 + detail.square().mean(0) / self.settings.departure**2)
 
-    def _light(self, departure: torch.Tensor, trust: torch.Tensor) -> torch.Tensor:
-        """The low band of a departure (3, H, W), in which places have as much say as they are trusted."""
-        weight, radius = trust[None] + _FLOOR, self.settings.light_radius
-        coarse = F.adaptive_avg_pool2d(torch.cat([weight, weight * departure])[None], self._coarse)[0]
-        means = box_mean(box_mean(coarse, radius), radius)
-        return enlarge(means[1:] / means[:1], self._size)
+    def _light(self, departure: torch.Tensor) -> torch.Tensor:
+        """The low band of a departure (3, H, W)."""
+        radius, coarse = self.settings.light_radius, F.adaptive_avg_pool2d(departure[None], self._coarse)[0]
+        return enlarge(box_mean(box_mean(coarse, radius), radius), self._size)
 
     def _add(
         self, large: torch.Tensor, small: torch.Tensor, change: torch.Tensor, weight: torch.Tensor
@@ -189,4 +188,4 @@ def _light_gain(departure: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
     leaves much of the departure unexplained. Both (3, H, W)."""
     gain = (departure * key).sum(0) / (key.square().sum(0) + _DARK)
     left, whole = (departure - gain * key).square().sum(0), departure.square().sum(0)
-    return gain.clamp(-_LIGHT, _LIGHT) * (1 - left / (whole + 1e-5)).clamp(0, 1)
+    return gain.clamp(-1, _LIGHT) * (1 - left / (whole + 1e-5)).clamp(0, 1)

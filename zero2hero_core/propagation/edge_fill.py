@@ -101,5 +101,4 @@ def _solve(second: torch.Tensor, mean: torch.Tensor, cross: torch.Tensor, epsilo
     four, five, six = rr * bb - rb * rb, rg * rb - rr * gb, rr * gg - rg * rg
     inverse = torch.stack([one, two, three, two, four, five, three, five, six]).view(3, 3, *mean.shape[1:])
     determinant = rr * one + rg * two + rb * three
-    product: torch.Tensor = torch.einsum("cghw,gkhw->ckhw", cross, inverse)
-    return product / determinant.clamp_min(0.1 * epsilon**3)
+    return torch.einsum("cghw,gkhw->ckhw", cross, inverse).div(determinant.clamp_min(0.1 * epsilon**3))
