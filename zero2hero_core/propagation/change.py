@@ -149,7 +149,7 @@ class KeyChange:
             return large + enlarge(change, large.shape[1:])
         arguments = (weight + _FLOOR, self.settings.radius, self.settings.edge**2, self._coarse)
         slope, offset = coarse_fit_along_edges(change, small, *arguments)
-        rest = weight * (change - apply_fit(slope, offset, small))
+        rest = weight.sqrt() * (change - apply_fit(slope, offset, small))  # footage has finer changes than rendered clips
         if large is small:
             return small + apply_fit(slope, offset, small) + rest
         offset, picture = offset + rest, torch.empty_like(large)

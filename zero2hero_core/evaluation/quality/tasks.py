@@ -26,7 +26,8 @@ RENDERED: dict[str, dict[str, Any]] = {
     VALIDATION: {"split": "validation"},
     GENERAL: {"edits": GENERAL_EDITS, "whole_truth": False},
 }
-OWN_ROWS: tuple[str, ...] = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)", "Difference, carried", "EbSynth")
+OWN_ROWS: tuple[str, ...] = ("Original", "Pixel swap", "Optical flow (DIS)", "Optical flow (RAFT)")
+OWN_ROWS += ("Difference, carried", "EbSynth")
 OWN_ROWS += ("Propagation", "Zero-Stage", "Hero-Stage")
 OWN_FRAMES: dict[str, Any] = {"stride": 5, "maximum": 16, "size": (256, 256), "policy": "crop"}
 BLENDER_OBJECTS = ("car", "chair", "dog", "house", "teapot")  # in the order of their tasks' names
