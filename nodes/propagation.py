@@ -61,6 +61,11 @@ class PropagateKeyFrames(io.ComfyNode):
                     tooltip="From OpticalFlow, for the same frames. Without it the node finds motion by itself, in a "
                     "way that stands changes of light.",
                 ),
+                io.Image.Input(
+                    "more_edits",
+                    optional=True,
+                    tooltip="Further edited frames, whose numbers follow in keys: the second picture, say.",
+                ),
                 io.Boolean.Input(
                     "round_trip",
                     optional=True,
@@ -90,13 +95,14 @@ class PropagateKeyFrames(io.ComfyNode):
         anchor_index: int | None = None,
         mask: Any = None,
         flow: Any = None,
+        more_edits: Any = None,
         round_trip: bool = False,
     ) -> io.NodeOutput:
         """Carry the edits."""
         chosen = keys if anchor_index is None else str(anchor_index)
         check_choice("engine", engine, ENGINES)
         settings = PropagationSettings(engine=engine, round_trip=round_trip)  # type: ignore[arg-type]
-        result = propagate_clip(cls, Clip(frames, edits, chosen, mask, flow), settings)
+        result = propagate_clip(cls, Clip(frames, (edits, more_edits), chosen, mask, flow), settings)
         preview = ui.PreviewImage(some_of(result.edited), cls=cls)
         return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
 

@@ -39,6 +39,7 @@ def main() -> None:
     """Read the command line, do it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("url", help="of a running ComfyUI with this extension")
+    parser.add_argument("--only", nargs="+", help="names of some graphs")
     parser.add_argument("--pictures", type=Path, help="folder for large screenshots to look at")
     parser.add_argument("--browser", default=shutil.which("chromium"), help="the Chromium to use")
     args = parser.parse_args()
@@ -52,7 +53,8 @@ def main() -> None:
         page.wait_for_timeout(3000)
         page.evaluate(BUILD)
         for make in GRAPHS:
-            do(page, make(), args)
+            if args.only is None or make.__name__ in args.only:
+                do(page, make(), args)
         browser.close()
 
 

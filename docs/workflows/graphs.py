@@ -167,7 +167,8 @@ def propagate_keyframes() -> Graph:
         for which, name in (("first", "edited_first.png"), ("second", "edited_second.png"))
     )
     frames: Link = ("clip", "frames")
-    carry = {"frames": frames, "edits": ("edits", "IMAGE"), "keys": ("advice", "key_indices")}
+    carry = {"frames": frames, "edits": ("first", "IMAGE"), "more_edits": ("second", "IMAGE")}
+    carry["keys"] = ("advice", "key_indices")
     nodes = {
         "note": note("propagate_keyframes", 0, 400),
         "clip": clip,
@@ -182,7 +183,6 @@ def propagate_keyframes() -> Graph:
         ),
         "first": first,
         "second": second,
-        "edits": Node("ImageBatch", 3, links={"image1": ("first", "IMAGE"), "image2": ("second", "IMAGE")}),
         "carry": Node("PropagateKeyFrames", 4, links=carry, height=220, tint="own"),
         "doubtful": Node("MaskToImage", 4, links={"mask": ("carry", "doubt")}),
         "look": Node(
@@ -193,10 +193,10 @@ def propagate_keyframes() -> Graph:
     groups = {
         "1. Your clip": ["clip"],
         "2. Which frames to edit": ["advice", "keys"],
-        "3. The edited frames": ["first", "second", "edits"],
+        "3. The edited frames": ["first", "second"],
         "4. Carried to all frames": ["carry", "doubtful", "look", "save"],
     }
     return Graph("propagate_keyframes", nodes, groups)
 
 
-GRAPHS = (propagate_keyframes, demo_cpu, zero_to_hero, zero_stage_only, colorize)
+GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize, propagate_keyframes)

@@ -149,7 +149,8 @@ CLIP: dict[str, Link] = {"frames": ("clip", "frames"), "anchor_index": ("clip", 
 
 def load_clip(column: int) -> Node:
     """The user's video."""
-    return Node("VideoLoad", column, values={"file": "my_clip.mp4", "maximum": 48}, height=300, tint="model")
+    values = {"file": "my_clip.mp4", "maximum": 48, "short_side": 512, "multiple": 64}
+    return Node("VideoLoad", column, values=values, height=300, tint="model")
 
 
 def anchor_edit(column: int) -> dict[str, Node]:

@@ -32,10 +32,11 @@ class Propagated:
 
 @dataclass(frozen=True)
 class Clip:
-    """The sockets as the host gives them. keys: numbers as text; mask: MASK or None; flow: `ClipFlows` or None."""
+    """The sockets as the host gives them. edits: IMAGEs, or None in their place; keys: numbers as text; mask: MASK or
+    None; flow: `ClipFlows` or None."""
 
     frames: Any
-    edits: Any
+    edits: tuple[Any, ...]
     keys: str
     mask: Any = None
     flow: Any = None
@@ -43,7 +44,8 @@ class Clip:
 
 def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSettings) -> Propagated:
     """Carry edits to all frames. Raises: InputError naming the socket."""
-    images, pictures = to_core(clip.frames, "frames"), to_core(clip.edits, "edits")
+    images = to_core(clip.frames, "frames")
+    pictures = [one for edits in clip.edits if edits is not None for one in to_core(edits, "edits")]
     with socket_words({}):
         indices = read_frame_numbers("keys", clip.keys)
     if not indices or len(indices) != len(pictures):

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from moving import pan
+from PIL import Image, ImageOps
 
+from zero2hero_core.video.source import open_frames
 from zero2hero_core.video.writer import VideoWriter
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -196,5 +198,29 @@ def test_runs_on_the_formats_it_names(server: Any, described: Graph, models: Pat
         assert videos(server, prompt, outputs) == sorted(expected)
 
 
+def test_two_edited_frames_are_carried(server: Any, described: Graph) -> None:
+    """As shipped, but for the names of the files: the frames to edit first, then the edits carried to all."""
+    frames = pan(0, 6, 2)
+    with VideoWriter(server.input / "pan.mkv", 8, overwrite=True) as writer:
+        writer.write(frames)
+    saved = load("propagate_keyframes")
+    prompt = to_prompt(saved, described)
+    change(prompt, "VideoLoad", file="pan.mkv")
+    change(prompt, "VideoSave", format="mkv")
+    keep = {key: node for key, node in prompt.items() if node["class_type"] in ("VideoLoad", "SelectKeyFrames")}
+    (key,) = [key for key, node in prompt.items() if node["class_type"] == "SaveImage"]
+    shown = server.queue(keep | {key: prompt[key]}, workflow=saved)
+    keys = [Image.open(path) for path in server.files(shown, key)]
+    assert len(keys) == 2
+    for picture, name in zip(keys, ("edited_first.png", "edited_second.png"), strict=True):
+        ImageOps.invert(picture.convert("RGB")).save(server.input / name)
+    outputs = server.queue(prompt, workflow=saved)
+    (result,) = [key for key, node in prompt.items() if node["class_type"] == "VideoSave"]
+    item = outputs[result]["videos"][0]
+    with open_frames(server.base / item["type"] / item["subfolder"] / item["filename"], multiple=1) as source:
+        assert len(source) == 6
+        assert (source.frames(range(6)) - (1 - frames)).abs().mean() < 0.03
+
+
 def test_every_workflow_is_run() -> None:
-    assert sorted([*VIDEOS, "demo_cpu"]) == NAMES
+    assert sorted([*VIDEOS, "demo_cpu", "propagate_keyframes"]) == NAMES

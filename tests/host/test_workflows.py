@@ -19,8 +19,8 @@ WITH_HERO = ["colorize", "zero_to_hero_sd15_flux"]  # their Hero-Stage is bypass
 Graph = dict[str, Any]
 
 
-def test_there_are_four() -> None:
-    assert NAMES == ["colorize", "demo_cpu", "zero_stage_only", "zero_to_hero_sd15_flux"]
+def test_there_are_five() -> None:
+    assert NAMES == ["colorize", "demo_cpu", "propagate_keyframes", "zero_stage_only", "zero_to_hero_sd15_flux"]
 
 
 def test_the_host_offers_them_with_pictures(server: Any) -> None:
