@@ -34,7 +34,7 @@ class PatchSettings:
 
     patch: int = 5
     levels: int | None = None
-    votes: int = 6
+    votes: int = 3
     searches: int = 4
     radius: int | None = None
     uniformity: float = 3500.0
