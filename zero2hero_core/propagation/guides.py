@@ -36,7 +36,7 @@ class GuideWeights:
 
     colour: float = 6.0
     edges: float = 0.5
-    position: float = 2.0
+    position: float = 4 / 3  # theirs is 2 over three channels, of which one never differs
     temporal: float = 0.5
     mask: float = 2.0
     features: float = 2.0
