@@ -1,8 +1,9 @@
-"""Makes docs/compare.png and docs/steps.png, the pictures of the README: `python docs/pictures.py`.
+"""Makes the pictures of the README: `python docs/pictures.py`.
 
-Renders four clips of the test range, takes the second look of each one's first frame as the edit, and runs
-`zero2hero correspond` and `zero2hero edit --tiny` with their defaults, as a user would. What is made is kept in --work
-and not made again.
+compare.png and steps.png: renders four clips of the test range, takes the second look of each one's first frame as the
+edit, and runs `zero2hero correspond` and `zero2hero edit --tiny` with their defaults, as a user would.
+propagate.png: renders a clip at 1280 x 720, paints on its first frame as an artist might, and runs `zero2hero
+propagate`. What is made is kept in --work and not made again.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ CLIPS = {12: "recoloured", 15: "new pattern", 2: "new style", 7: "tinted"}  # nu
 STEPS_CLIP, STEPS_FRAME = 2, 10
 SIZE, STRIDE, SHOWN = 192, 5, (0, 5, 10, 15)
 TILE, GAP, TITLE = 124, 4, 28
+WIDE, WIDE_CLIP, WIDE_FRAMES, WIDE_SHOWN = (1280, 720), 4, 24, (0, 8, 16, 23)
 INK, GOLD, PAPER = (40, 42, 54), (226, 150, 20), (255, 255, 255)
 DOTS = ("#ffd400", "#00e5ff", "#ff5ad9", "#7dff5a", "#ff8a3c", "#ffffff")
 Place = tuple[float, ...]
@@ -161,16 +163,99 @@ def steps(clip: Clip, frame: int) -> Image.Image:
     return canvas
 
 
+class PaintedClip:
+    """A clip of 1280 x 720, its first frame painted on, and what `zero2hero propagate` made of the others."""
+
+    def __init__(self, work: Path):
+        self.data, self.frames, self.result = (work / name for name in ("wide", "wide_frames", "wide_carried"))
+        self.edit = work / "wide_edit.png"
+
+    def make(self) -> None:
+        """Render, paint and carry, as far as it is not done."""
+        if not any(self.data.glob("*/task.json")):
+            size = ("--size", str(WIDE[0]), "--frames", str(WIDE_FRAMES))
+            run("dataset", "rendered", "--clips", "1", "--first", str(WIDE_CLIP), *size, "--out", self.data)
+        task = next(self.data.glob("*/task.json")).parent
+        self.frames.mkdir(exist_ok=True)
+        for path in sorted((task / "content").glob("*.png")):
+            _wide(Image.open(path)).save(self.frames / path.name)
+        paint(self.original(0), _wide(Image.open(task / "mask" / "frame_0000.png"))).save(self.edit)
+        if not (self.result / "report.json").exists():
+            run("propagate", "--video", self.frames, "--key", f"0={self.edit}", "--out", self.result, "--overwrite")
+
+    def original(self, frame: int) -> Image.Image:
+        """A frame of the clip."""
+        return Image.open(self.frames / f"frame_{frame:04d}.png").convert("RGB")
+
+    def carried(self, frame: int) -> Image.Image:
+        """The same with the edit; the first one is the edit."""
+        return Image.open(self.result / "frames" / f"frame_{frame:06d}.png").convert("RGB")
+
+
+def _wide(picture: Image.Image) -> Image.Image:
+    top = (picture.height - WIDE[1]) // 2
+    return picture.crop((0, top, WIDE[0], top + WIDE[1]))
+
+
+def paint(frame: Image.Image, mask: Image.Image) -> Image.Image:
+    """The object in other colours, with a star and two rings painted on it."""
+    hue, saturation, value = frame.convert("HSV").split()
+    turned = Image.merge("HSV", (hue.point(lambda shade: (shade + 110) % 256), saturation, value)).convert("RGB")
+    picture = Image.composite(turned, frame, mask.convert("L"))
+    inside = mask.convert("L").getbbox() or (0, 0, *frame.size)
+    x, y = (inside[0] + inside[2]) / 2, (inside[1] + inside[3]) / 2
+    radius = min(inside[2] - inside[0], inside[3] - inside[1]) / 6
+    overlay = Image.new("RGBA", frame.size)
+    draw = ImageDraw.Draw(overlay)
+    points = [
+        (x + share * radius * math.sin(turn * math.pi / 5), y - share * radius * math.cos(turn * math.pi / 5))
+        for turn in range(10)
+        for share in (1.0 if turn % 2 == 0 else 0.45,)
+    ]
+    draw.polygon(points, (255, 214, 60, 235))
+    for share in (1.35, 1.7):
+        box = (x - share * radius, y - share * radius, x + share * radius, y + share * radius)
+        draw.ellipse(box, outline=(250, 250, 245, 220), width=max(2, round(radius / 12)))
+    painted = Image.alpha_composite(picture.convert("RGBA"), overlay).convert("RGB")
+    return Image.composite(painted, frame, mask.convert("L"))
+
+
+def carried(clip: PaintedClip) -> Image.Image:
+    """Above frames of the clip, below the painted one and what the others became."""
+    width, height = 2 * TILE, round(2 * TILE * WIDE[1] / WIDE[0])
+    canvas = Image.new("RGB", (len(WIDE_SHOWN) * (width + GAP) - GAP, 2 * (height + GAP) + TITLE), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((0, 5), "above the clip, below", INK, font(14))
+    draw.text((168, 5), "one painted frame", GOLD, font(14, "-Bold"))
+    draw.text((320, 5), "and what zero2hero propagate made of the others, without a model", INK, font(14))
+    for column, frame in enumerate(WIDE_SHOWN):
+        for row, picture in enumerate((clip.original(frame), clip.carried(frame))):
+            left, top = column * (width + GAP), TITLE + row * (height + GAP)
+            canvas.paste(picture.resize((width, height), Image.Resampling.LANCZOS), (left, top))
+            if row and not column:
+                draw.rectangle((left, top, left + width - 1, top + height - 1), outline=GOLD, width=4)
+    return canvas
+
+
 def save(picture: Image.Image, path: Path) -> None:
     """Write a PNG of 64 shades a colour, which takes half the space of 256."""
     picture.point(lambda shade: min(255, round(shade / 4) * 4)).save(path, optimize=True)
 
 
 def main() -> None:
-    """Make both pictures."""
+    """Make the pictures."""
     parser = argparse.ArgumentParser(description="Make the pictures of the README.")
     parser.add_argument("--work", type=Path, default=Path("runs/pictures"), help="folder of what is kept")
-    work = parser.parse_args().work
+    parser.add_argument("--only", choices=("compare", "propagate"), help="only compare.png and steps.png, or the other")
+    args = parser.parse_args()
+    work = args.work
+    work.mkdir(parents=True, exist_ok=True)
+    if args.only != "compare":
+        painted = PaintedClip(work)
+        painted.make()
+        save(carried(painted), HERE / "propagate.png")
+    if args.only == "propagate":
+        return
     clips = [Clip(work, number) for number in CLIPS]
     for clip in clips:
         clip.make()

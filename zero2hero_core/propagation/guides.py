@@ -36,7 +36,7 @@ class GuideWeights:
 
     colour: float = 6.0
     edges: float = 0.5
-    position: float = 2.0
+    position: float = 4 / 3  # theirs is 2 over three channels, of which one never differs
     temporal: float = 0.5
     mask: float = 2.0
     features: float = 2.0
@@ -126,8 +126,8 @@ def _feature_guide(features: Pair, size_hw: tuple[int, int], weight: float) -> G
     """Features of both sides at the frame's size, brought to [0, 1] by one scale for all."""
     low = min(float(side.amin()) for side in (features.key, features.target))
     high = max(float(side.amax()) for side in (features.key, features.target))
-    sides = (
+    key, target = (
         F.interpolate((side[None].float() - low) / max(high - low, 1e-12), size_hw, mode="bilinear")[0]
         for side in (features.key, features.target)
     )
-    return Guide(*sides, weight)
+    return Guide(key, target, weight)

@@ -51,7 +51,7 @@ def _squared_difference(typing: Any, first: Any, start: Any, second: Any, other:
             builder.gep(context.make_array(kind)(context, builder, array).data, [place])
             for kind, array, place in ((first, *values[:2]), (second, *values[2:4]))
         )
-        total = cgutils.alloca_once_value(builder, ir.Constant(wide, [0] * LANES))
+        total = cast(Any, cgutils).alloca_once_value(builder, ir.Constant(wide, [0] * LANES))
         with cgutils.for_range(builder, values[4]) as loop:
             offset = builder.mul(loop.index, ir.Constant(loop.index.type, LANES))
             x, y = (
@@ -105,7 +105,7 @@ def _field_errors(source: Array, target: Array, field: Array, mask: Array, patch
     blocks = source.shape[2] // LANES
     flat_source, flat_target = source.ravel(), target.ravel()
     for row in prange(height):
-        y = int64(row)
+        y: Any = int64(row)
         for x in range(width):
             error[y, x] = 0
             if mask[y, x]:
@@ -122,18 +122,18 @@ def _occurrence_cost(field: Array, unit: Array, patch: int, cost: Array) -> None
     height, width = cost.shape
     rim = patch - 1
     hits = np.zeros((height + 2 * rim, width), np.int32)
-    for y in range(field.shape[0]):
-        for x in range(field.shape[1]):
-            hits[field[y, x, 1] + rim, field[y, x, 0]] += 1
+    for line in field:
+        for place in line:
+            hits[place[1] + rim, place[0]] += 1
     for row in prange(height):
-        y = int64(row)
+        y: Any = int64(row)
         column = np.zeros(width + 2 * rim, np.int64)
         for dy in range(-rim, rim + 1):
             weight = patch - abs(dy)
             for x in range(width):
                 column[rim + x] += weight * hits[rim + y + dy, x]
         for x in range(width):
-            total = 0
+            total: Any = 0
             for dx in range(-rim, rim + 1):
                 total += (patch - abs(dx)) * column[rim + x + dx]
             cost[y, x] = int64(total * unit[y, x] + 0.5)
@@ -152,7 +152,7 @@ def _search_pass(
     area = patch * patch
     flat_source, flat_target = source.ravel(), target.ravel()
     for row in prange(height):
-        y = int64(row)
+        y: Any = int64(row)
         for x in range(width):
             old_x, old_y = int64(field[y, x, 0]), int64(field[y, x, 1])
             best_x, best_y, best_error = old_x, old_y, int64(error[y, x])
@@ -213,7 +213,7 @@ def _vote(style: Array, field: Array, weight: Array, mask: Array, patch: int, pi
     """Write into `picture` (H, W, 3) what the patches vote for; the pixel that the field names where the mask is 0."""
     height, width = mask.shape
     for row in prange(height):
-        y = int64(row)
+        y: Any = int64(row)
         for x in range(width):
             if mask[y, x]:
                 colour = pixel_vote(style, field, weight, mask, patch // 2, x, y)

@@ -48,7 +48,7 @@ class Level:
 
     def field_at(self, field: torch.Tensor) -> torch.Tensor:
         """A field of the finest level at this one: the mean shift of each area, rounded."""
-        full_hw = field.shape[:2]
+        full_hw = (int(field.shape[0]), int(field.shape[1]))
         shift = field.to(self.style.device, torch.float32).permute(2, 0, 1) - places(full_hw, field.device)
         shift = shrink(shift, self.size_hw)
         shrunk = [self.source_hw[1] / self.full_source_hw[1], self.source_hw[0] / self.full_source_hw[0]]

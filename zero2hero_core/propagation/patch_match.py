@@ -20,15 +20,16 @@ import torch
 from . import patch_torch
 from .patch_layout import MASK32, mix
 
+NEAR = 5  # a random try within this many pixels is made in every pass
+
 
 @dataclass(frozen=True)
 class Search:
-    """How to search. patch: side, odd; iterations: passes; radii: of the random tries of a pass; uniformity: cost of
-    a use as often as on the mean, in squared 8-bit levels; steps: of an 8-bit level (`patch_layout`)."""
+    """How to search. patch: side, odd; radii: of the random tries of each pass; uniformity: cost of a use as often as
+    on the mean, in squared 8-bit levels; steps: of an 8-bit level (`patch_layout`)."""
 
     patch: int
-    iterations: int
-    radii: tuple[int, ...]
+    radii: tuple[tuple[int, ...], ...]
     uniformity: float
     steps: float
 
@@ -114,15 +115,24 @@ def search_field(
     unit = occurrence_unit((target.shape[0] - rim, target.shape[1] - rim), source_hw, search).to(field.device)
     own = round(float(unit.min()))
     error = engine.field_errors(source, target, field, mask, search.patch)
-    for iteration in range(search.iterations):
+    for iteration, radii in enumerate(search.radii):
         cost = engine.occurrence_cost(field, unit, search.patch)
         reach = max(8 >> (iteration % 4), 1)
         field, error = engine.search_pass(
-            source, target, field, error, mask, cost, own, search.patch, reach, search.radii, stream(seed, iteration)
+            source, target, field, error, mask, cost, own, search.patch, reach, radii, stream(seed, iteration)
         )
     return field, error
 
 
-def halving_radii(largest: int) -> tuple[int, ...]:
-    """largest, its half, ... 1: the radii of the random tries of a pass."""
-    return tuple(largest >> k for k in range(largest.bit_length()))
+def pass_radii(radius: int, iterations: int) -> tuple[tuple[int, ...], ...]:
+    """The radii of the random tries of each pass, `radius` halved again and again: 4, 2 and 1 in every pass, and one of
+    the wider ones, from the widest on, so that all passes together span them.
+
+    >>> pass_radii(32, 2)
+    ((32, 4, 2, 1), (16, 4, 2, 1))
+    """
+    halves = [radius >> k for k in range(radius.bit_length())]
+    near, wide = tuple(r for r in halves if r <= NEAR), [r for r in halves if r > NEAR]
+    if not wide:
+        return (near,) * iterations
+    return tuple((wide[i * len(wide) // iterations], *near) for i in range(iterations))

@@ -15,9 +15,9 @@ import torch
 from ..checks import InputError, check_images, check_range, check_shape
 from .guides import Guide
 from .patch_level import Level
-from .patch_match import Engine, Search, engine_of, halving_radii, random_field, search_field, stream
+from .patch_match import Engine, Search, engine_of, pass_radii, random_field, search_field, stream
 
-NEAR_LEVELS, NEAR_RADIUS = 2, 4  # of a search that starts from a known field
+NEAR_LEVELS = 2  # of a search that starts from a known field
 
 
 @dataclass(frozen=True)
@@ -26,21 +26,20 @@ class PatchSettings:
 
     patch: side of a patch, odd. levels: of the pyramid, each half the size of the one before; None takes 2 from a given
     field, else all that a patch fits into. votes: how often the patches vote on every level; searches: passes before
-    each vote. radius: how far random tries look around the place that is best so far, in pixels of a level; None
-    takes 4 from a given field, else the whole picture. uniformity: what it costs to use a place as often as on the
-    mean, against washing out, in squared 8-bit levels. style_weight: of the picture that is being made, beside the
-    guides' weights. weighted_vote: patches that fit worse count less, as 1 / (1 + E / (p^2 c)), E their error and c the
-    channels of the style.
+    each vote. radius: how far random tries look around the place that is best so far, in pixels of a level; None looks
+    everywhere. uniformity: what it costs to use a place as often as on the mean, against washing out, in squared 8-bit
+    levels. style_weight: of the picture that is being made, beside the guides' weights. weighted_vote: patches that fit
+    worse count less, as 1 / (1 + E / (p^2 c)), E their error and c the channels of the style.
     """
 
     patch: int = 5
     levels: int | None = None
-    votes: int = 6
+    votes: int = 3
     searches: int = 4
     radius: int | None = None
     uniformity: float = 3500.0
     style_weight: float = 1.0
-    weighted_vote: bool = False
+    weighted_vote: bool = True
 
     def __post_init__(self) -> None:
         check_range("patch", self.patch, 3, 15)
@@ -102,8 +101,8 @@ def synthesize(
             starts.append(level.grown(result.field))
         if not starts:
             starts.append(random_field(level.size_hw, level.source_hw, stream(seed, number)).to(style.device))
-        radius = settings.radius or (NEAR_RADIUS if near else max(level.source_hw))
-        search = Search(settings.patch, settings.searches, halving_radii(radius), settings.uniformity, level.steps)
+        radii = pass_radii(settings.radius or max(level.source_hw), settings.searches)
+        search = Search(settings.patch, radii, settings.uniformity, level.steps)
         result = _search_and_vote(level, starts, search, settings, stream(seed, number), engine)
     assert result is not None
     return result

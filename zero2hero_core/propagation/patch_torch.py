@@ -47,8 +47,12 @@ def occurrence_cost(field: torch.Tensor, unit: torch.Tensor, patch: int) -> torc
     rim = patch - 1
     padded = F.pad(hits, (rim,) * 4)
     weights = [patch - abs(d) for d in range(-rim, rim + 1)]
-    columns = sum(weight * padded[d : d + height] for d, weight in enumerate(weights))
-    total = sum(weight * columns[:, d : d + width] for d, weight in enumerate(weights))
+    columns = torch.zeros_like(padded[:height])
+    for d, weight in enumerate(weights):
+        columns += weight * padded[d : d + height]
+    total = torch.zeros_like(columns[:, :width])
+    for d, weight in enumerate(weights):
+        total += weight * columns[:, d : d + width]
     return (total * unit + 0.5).long()
 
 

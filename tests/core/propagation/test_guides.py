@@ -36,7 +36,7 @@ def test_guides_in_their_order_with_their_weights_and_channels() -> None:
     assert [(guide.key.shape[0], guide.weight) for guide in guides] == [
         (3, 6.0),
         (1, 0.5),
-        (2, 2.0),
+        (2, 4 / 3),
         (3, 0.5),
         (1, 3.0),
         (7, 1.5),

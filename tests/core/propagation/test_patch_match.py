@@ -11,8 +11,8 @@ from zero2hero_core.propagation.patch_layout import Plane, mix, pack, steps_per_
 from zero2hero_core.propagation.patch_match import (
     Engine,
     Search,
-    halving_radii,
     occurrence_unit,
+    pass_radii,
     random_field,
     search_field,
     stream,
@@ -28,9 +28,8 @@ def packed(size_hw: tuple[int, int], seed: int, channels: int = 3) -> torch.Tens
     return pack([plane], steps_per_level([(plane, plane)], 5), 5)
 
 
-def search(**changes: float) -> Search:
-    values = {"patch": 5, "iterations": 4, "radii": (8, 4, 2, 1), "uniformity": 3500.0, "steps": 8.0} | changes
-    return Search(**values)  # type: ignore[arg-type]
+def search(radii: tuple[tuple[int, ...], ...] | None = None, uniformity: float = 3500.0) -> Search:
+    return Search(5, ((8, 4, 2, 1),) * 4 if radii is None else radii, uniformity, 8.0)
 
 
 def everywhere(size_hw: tuple[int, int]) -> torch.Tensor:
@@ -61,9 +60,9 @@ def test_the_field_comes_to_the_brute_force_without_occurrence() -> None:
     source, target = packed(SIZE, 0), packed(SIZE, 1)
     least = brute_force(source, target)
     start = random_field(SIZE, SIZE, 0)
-    _, few = search_field(source, target, start, everywhere(SIZE), search(iterations=1), 0, patch_kernels)
+    _, few = search_field(source, target, start, everywhere(SIZE), search(((8, 4, 2, 1),)), 0, patch_kernels)
     assert (few >= least).all() and (few > least).any()
-    settings = search(iterations=100, radii=(16,) * 32, uniformity=0.0)
+    settings = search(((16,) * 32,) * 100, uniformity=0.0)
     _, error = search_field(source, target, start, everywhere(SIZE), settings, 0, patch_kernels)
     assert torch.equal(error.long(), least)
 
@@ -85,7 +84,7 @@ def test_torch_and_compiled_find_one_field(radii: tuple[int, ...], uniformity: f
     mask = torch.rand(21, 17, generator=torch.Generator().manual_seed(2)) < 0.8
     start = random_field((21, 17), (19, 23), 5)
     results = [
-        search_field(source, target, start, mask, search(radii=radii, uniformity=uniformity), 9, engine)
+        search_field(source, target, start, mask, search((radii,) * 4, uniformity), 9, engine)
         for engine in (patch_kernels, patch_torch)
     ]
     assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
@@ -134,7 +133,7 @@ def test_occurrence_lowers_the_most_frequent_use() -> None:
     source, target = (pack([side], 8.0, 5) for side in (plane, wish))
     most = []
     for uniformity in (0.0, 3500.0):
-        settings = search(iterations=16, radii=halving_radii(24), uniformity=uniformity)
+        settings = search(((24, 8, 4, 2, 1),) * 16, uniformity)
         start = random_field((24, 24), (24, 24), 0)
         field, _ = search_field(source, target, start, everywhere((24, 24)), settings, 0, patch_kernels)
         most.append(int(patch_kernels.occurrence_cost(field, torch.ones(24, 24).double(), 5).max()))
@@ -166,7 +165,8 @@ def test_the_hash_of_numbers_tensors_and_compiled_code_is_one() -> None:
     assert mix(1) == 1753845952
 
 
-def test_radii_halve() -> None:
-    assert halving_radii(4) == (4, 2, 1)
-    assert halving_radii(1) == (1,)
-    assert halving_radii(11) == (11, 5, 2, 1)
+def test_near_radii_come_in_every_pass_and_wide_ones_in_turn() -> None:
+    assert pass_radii(4, 2) == ((4, 2, 1), (4, 2, 1))
+    assert pass_radii(100, 2) == ((100, 3, 1), (25, 3, 1))
+    assert pass_radii(32, 6) == tuple((wide, 4, 2, 1) for wide in (32, 32, 16, 16, 8, 8))
+    assert pass_radii(1, 1) == ((1,),)

@@ -48,7 +48,7 @@ def test_from_a_random_field_equal_guides_bring_the_style_back_nearly() -> None:
 def test_a_shift_of_the_guides_shifts_the_style() -> None:
     style, frame = picture(0), picture(1)
     shifted = frame.roll((2, -3), (1, 2))
-    result = synthesize(style, [Guide(frame, shifted, 6.0)], QUICK, field=identity() + torch.tensor([2.0, -1.0]))
+    result = synthesize(style, [Guide(frame, shifted, 6.0)], field=identity() + torch.tensor([2.0, -1.0]))
     inner = (slice(None), slice(8, -8), slice(8, -8))
     assert torch.equal(result.picture[inner], style.roll((2, -3), (1, 2))[inner])
 
