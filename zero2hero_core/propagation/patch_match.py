@@ -39,18 +39,22 @@ class Engine(Protocol):
 
     def field_errors(
         self, source: torch.Tensor, target: torch.Tensor, field: torch.Tensor, mask: torch.Tensor, patch: int
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """The error of the patch at each place of a field, (H, W)."""
 
-    def occurrence_cost(self, field: torch.Tensor, unit: torch.Tensor, patch: int) -> torch.Tensor: ...
+    def occurrence_cost(self, field: torch.Tensor, unit: torch.Tensor, patch: int) -> torch.Tensor:
+        """What it costs to use each source place, by how often patches cover it, (h, w)."""
 
     def search_pass(
         self, source: torch.Tensor, target: torch.Tensor, field: torch.Tensor, error: torch.Tensor,
         mask: torch.Tensor, cost: torch.Tensor, own: int, patch: int, reach: int, radii: Sequence[int], key: int,
-    ) -> tuple[torch.Tensor, torch.Tensor]: ...  # fmt: skip
+    ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+        """One pass over all places: field and error after it."""
 
     def vote(
         self, style: torch.Tensor, field: torch.Tensor, weight: torch.Tensor, mask: torch.Tensor, patch: int
-    ) -> torch.Tensor: ...
+    ) -> torch.Tensor:
+        """The picture that the patches of a field make, (H, W, 3)."""
 
 
 def engine_of(device: torch.device) -> Engine:

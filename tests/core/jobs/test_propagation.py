@@ -19,16 +19,10 @@ SETTINGS = PropagationSettings(engine="change", cuts=False)
 QUICK = CarrySettings(PatchSettings(votes=2, searches=1, levels=1))
 
 
-def clip(count: int, height: int = 32, width: int = 40) -> dict[int, torch.Tensor]:
-    """A soft pattern that drifts to the right."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-
-    def frame(index: int) -> torch.Tensor:
-        place = x - index / width
-        waves = (torch.sin(6 * place), torch.cos(7 * y + 5 * place), torch.sin(4 * y - 3 * place))
-        return torch.stack([0.5 + 0.4 * wave for wave in waves])
-
-    return {index: frame(index) for index in range(count)}
+def clip(count: int, height: int = 64, width: int = 96) -> dict[int, torch.Tensor]:
+    """A texture that pans, 8 bits a value."""
+    frames = torch.nn.functional.interpolate(pan(0, count, 1), (height, width), mode="bilinear")
+    return dict(enumerate((frames * 255).round() / 255))
 
 
 def run(folder, frames, keys, done=(), settings=SETTINGS, **options):
@@ -149,7 +143,7 @@ def test_nothing_crosses_a_cut(tmp_path):
 
 
 def test_a_small_edit_changes_large_frames_and_keeps_their_size(tmp_path):
-    frames = clip(3, 64, 80)
+    frames = clip(3, 128, 192)
     small = torch.nn.functional.avg_pool2d(frames[0][None], 2)[0]
     keys = key_frames(frames, [(0, (small * 0.5).contiguous())])
     results = dict(Propagation(frames, keys, SETTINGS, Spool(tmp_path)).results())
@@ -172,7 +166,7 @@ def test_keys_that_cannot_be(tmp_path, keys, message):
 
 def test_an_edit_of_another_shape_is_refused():
     frames = clip(1)
-    with pytest.raises(InputError, match=r"40 x 32.* 40 x 40"):
+    with pytest.raises(InputError, match=r"96 x 64.* 40 x 40"):
         key_frames(frames, [(0, torch.zeros(3, 40, 40))])
 
 
