@@ -247,15 +247,19 @@ class Propagation:
             self._spool.put(names[index], {"picture": carried.picture.to(_HALF), "error": carried.error.to(_HALF)})
         forward = self._walk(left, indices, (), "forth")
         for number, (index, ahead) in enumerate(forward):
-            back = self._spool.get(names[index])
-            assert back is not None
-            behind = Carried(back["picture"].float(), back["error"].float())
+            behind = self._take_back(names, index)
             share = (number + 1) / (len(indices) + 1)
             sides = (ahead.picture, behind.picture, ahead.error, behind.error)
             picture, chosen = blend(*sides, share, self.settings.blending)
             yield index, Carried(picture, torch.where(chosen, behind.error, ahead.error))
         for name in names.values():
             self._spool.drop(name)
+
+    def _take_back(self, names: Mapping[int, str], index: int) -> Carried:
+        """What the walk backward brought to a frame. names: of what it kept, by frame, in their order in time."""
+        kept = self._spool.get(names[index])
+        assert kept is not None
+        return Carried(kept["picture"].float(), kept["error"].float())
 
     def _read(self, indices: Sequence[int]) -> Iterator[tuple[int, torch.Tensor]]:
         """Frames in this order; a way backward reads blocks forward."""

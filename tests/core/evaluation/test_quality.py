@@ -107,6 +107,17 @@ def test_the_truth_itself_is_perfect_and_errors_count(tasks: Path) -> None:
     assert "tOF" not in measure(clip, worse[1:], [1, 2])  # steps need all frames
 
 
+def test_propagation_takes_further_keys_and_may_mirror_errors(tasks: Path, tmp_path: Path) -> None:
+    clip, tools = clip_at(sorted(tasks.glob("*-test-*"))[0]), Bench(tmp_path).tools
+    hard = {"engine": "flow", "keys": (2,), "blending": {"choice": "hard"}}
+    one, two, mirrored = (
+        run_method(tools, clip, Spec("propagation", options), [0, 1, 2]).pictures
+        for options in ({"engine": "flow"}, hard, hard | {"mirrored": True})
+    )
+    assert torch.equal(two[2], clip.truth[2]) and not torch.equal(one[2], clip.truth[2])
+    assert torch.equal(mirrored, two)  # a single frame between mirrors itself
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path: Path, name: str) -> None:
     clip = clip_at(sorted(tasks.glob("*-test-*"))[0])

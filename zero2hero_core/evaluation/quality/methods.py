@@ -7,7 +7,7 @@ contrast, is the one with; Zero-Stage and Hero-Stage are ours. A method that tak
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -28,6 +28,7 @@ from ...jobs.training import Training
 from ...metrics.psnr import psnr
 from ...propagation.blending import BlendSettings
 from ...propagation.change import ChangeSettings
+from ...propagation.engine import Carried
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
 from ...propagation.settings import PropagationSettings
@@ -161,17 +162,28 @@ def by_flow(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> 
     return MethodResult(both[0][list(frames)])
 
 
+class MirroredErrors(Propagation):
+    """Error maps of the walk backward in its own order, mirrored in time: a fault of the public scripts of
+    Rerender-A-Video and FRESCO, measured here."""
+
+    def _take_back(self, names: Mapping[int, str], index: int) -> Carried:
+        order = list(names)
+        other = super()._take_back(names, order[-1 - order.index(index)])
+        return replace(super()._take_back(names, index), error=other.error)
+
+
 def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
     """Edited frames carried without a model. Options: of `PropagationSettings`, change and blending by their own names;
-    keys: further edited frames, whose truth is given."""
-    options = {name: value for name, value in spec.options.items() if name != "keys"}
+    keys: further edited frames, whose truth is given; mirrored: see `MirroredErrors`."""
+    carry = MirroredErrors if spec.options.get("mirrored") else Propagation
+    options = {name: value for name, value in spec.options.items() if name not in ("keys", "mirrored")}
     for name, kind in (("change", ChangeSettings), ("blending", BlendSettings)):
         options[name] = kind(**options.get(name, {}))
     settings = PropagationSettings(**options)
     originals = dict(enumerate(clip.frames))
     edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
     with TemporaryDirectory(prefix="zero2hero_") as folder:
-        work = Propagation(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
+        work = carry(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
         pictures = {index: carried.picture for index, carried in work.results()}
     return MethodResult(torch.stack([pictures[index] for index in frames]))
 
