@@ -1,20 +1,22 @@
 """The four steps of the patch search as compiled loops on the CPU: an `Engine` of `propagation.patch_match`.
 
-Importing this module imports numba, so `patch_match` does it when the first picture comes. Loops run over rows in
-parallel and write their own row only, and the sums are of whole numbers, or of float64 in one order: the number of
-threads changes nothing. (`prange` counts without a sign, so every row becomes an int64 first.)
+Importing this module imports numba, so `patch_match` does it when the first picture comes. Bands of rows run in threads
+of Python's own (the loops hold no lock; numba's schedulers wait busily, or end the process when two callers meet), as
+many as torch is set to. A loop writes its own row only, and the sums are of whole numbers, or of float64 in one order:
+the number of threads changes nothing.
 """
 
 from __future__ import annotations
 
-import threading
+import itertools
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import int64, njit, prange, types
+from numba import int64, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -23,17 +25,21 @@ from .patch_layout import LANES, MASK32, mix
 F = TypeVar("F", bound=Callable[..., Any])
 Array = Any  # of numpy; numba reads the type from the argument
 
-_ONE_CALLER = threading.Lock()  # the plainest of numba's schedulers allows one caller at a time
-
 
 def compiled(function: F) -> F:
     """The function, compiled on its first call and kept on disk."""
     return cast(F, njit(cache=True, nogil=True)(function))
 
 
-def parallel(function: F) -> F:
-    """The same for a function with `prange`."""
-    return cast(F, njit(cache=True, nogil=True, parallel=True)(function))
+def in_bands(rows: int, work: Callable[..., None], *values: Any) -> None:
+    """Call work(*values, first row, row after the last) for bands that together are all rows, in torch's number of
+    threads."""
+    threads = torch.get_num_threads()
+    bands = 1 if threads == 1 else min(4 * threads, rows)  # a mask may make some bands quick
+    ends = [rows * band // bands for band in range(bands + 1)]
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [pool.submit(work, *values, first, last) for first, last in itertools.pairwise(ends)]:
+            done.result()
 
 
 hash32 = compiled(mix)
@@ -98,14 +104,15 @@ def patch_error(
     return total
 
 
-@parallel
-def _field_errors(source: Array, target: Array, field: Array, mask: Array, patch: int, error: Array) -> None:
+@compiled
+def _field_errors(
+    source: Array, target: Array, field: Array, mask: Array, patch: int, error: Array, first: int, last: int
+) -> None:
     """Write the patch error of every place of the field into `error`; 0 outside the mask."""
     height, width = error.shape
     blocks = source.shape[2] // LANES
     flat_source, flat_target = source.ravel(), target.ravel()
-    for row in prange(height):
-        y: Any = int64(row)
+    for y in range(first, last):
         for x in range(width):
             error[y, x] = 0
             if mask[y, x]:
@@ -115,18 +122,21 @@ def _field_errors(source: Array, target: Array, field: Array, mask: Array, patch
                 )  # fmt: skip
 
 
-@parallel
-def _occurrence_cost(field: Array, unit: Array, patch: int, cost: Array) -> None:
-    """Write into `cost` (h, w) how much it costs to use each source place again: unit * (covering patches, summed over
-    the patch there)."""
-    height, width = cost.shape
-    rim = patch - 1
-    hits = np.zeros((height + 2 * rim, width), np.int32)
+@compiled
+def _count_hits(field: Array, rim: int, hits: Array) -> None:
+    """Add to `hits`, which has `rim` more rows above and below the source, how many patches lie at each place."""
     for line in field:
         for place in line:
             hits[place[1] + rim, place[0]] += 1
-    for row in prange(height):
-        y: Any = int64(row)
+
+
+@compiled
+def _occurrence_cost(hits: Array, unit: Array, patch: int, cost: Array, first: int, last: int) -> None:
+    """Write into `cost` (h, w) how much it costs to use each source place again: unit * (covering patches, summed over
+    the patch there)."""
+    width = cost.shape[1]
+    rim = patch - 1
+    for y in range(first, last):
         column = np.zeros(width + 2 * rim, np.int64)
         for dy in range(-rim, rim + 1):
             weight = patch - abs(dy)
@@ -139,10 +149,11 @@ def _occurrence_cost(field: Array, unit: Array, patch: int, cost: Array) -> None
             cost[y, x] = int64(total * unit[y, x] + 0.5)
 
 
-@parallel
+@compiled
 def _search_pass(
     source: Array, target: Array, field: Array, error: Array, mask: Array, cost: Array, own: int,
     patch: int, reach: int, radii: Array, key: int, new_field: Array, new_error: Array,
+    first: int, last: int,
 ) -> None:  # fmt: skip
     """One synchronous pass: every place tries what its four neighbours at distance `reach` have, then one random place
     within each of `radii`, and takes what costs least; all read the old field and write the new one."""
@@ -151,8 +162,7 @@ def _search_pass(
     blocks = source.shape[2] // LANES
     area = patch * patch
     flat_source, flat_target = source.ravel(), target.ravel()
-    for row in prange(height):
-        y: Any = int64(row)
+    for y in range(first, last):
         for x in range(width):
             old_x, old_y = int64(field[y, x, 0]), int64(field[y, x, 1])
             best_x, best_y, best_error = old_x, old_y, int64(error[y, x])
@@ -208,12 +218,13 @@ def pixel_vote(
     return red / weights, green / weights, blue / weights
 
 
-@parallel
-def _vote(style: Array, field: Array, weight: Array, mask: Array, patch: int, picture: Array) -> None:
+@compiled
+def _vote(
+    style: Array, field: Array, weight: Array, mask: Array, patch: int, picture: Array, first: int, last: int
+) -> None:
     """Write into `picture` (H, W, 3) what the patches vote for; the pixel that the field names where the mask is 0."""
-    height, width = mask.shape
-    for row in prange(height):
-        y: Any = int64(row)
+    width = mask.shape[1]
+    for y in range(first, last):
         for x in range(width):
             if mask[y, x]:
                 colour = pixel_vote(style, field, weight, mask, patch // 2, x, y)
@@ -227,16 +238,17 @@ def field_errors(
 ) -> torch.Tensor:
     """The patch error of every place of the field, (H, W) int32; 0 outside the mask."""
     error = torch.empty(mask.shape, dtype=torch.int32)
-    with _ONE_CALLER:
-        _field_errors(source.numpy(), target.numpy(), field.numpy(), mask.numpy(), patch, error.numpy())
+    arrays = source.numpy(), target.numpy(), field.numpy(), mask.numpy()
+    in_bands(mask.shape[0], _field_errors, *arrays, patch, error.numpy())
     return error
 
 
 def occurrence_cost(field: torch.Tensor, unit: torch.Tensor, patch: int) -> torch.Tensor:
     """How much it costs to use each source place again, (h, w) int64."""
     cost = torch.empty(unit.shape, dtype=torch.int64)
-    with _ONE_CALLER:
-        _occurrence_cost(field.numpy(), unit.numpy(), patch, cost.numpy())
+    hits = np.zeros((unit.shape[0] + 2 * (patch - 1), unit.shape[1]), np.int32)
+    _count_hits(field.numpy(), patch - 1, hits)
+    in_bands(unit.shape[0], _occurrence_cost, hits, unit.numpy(), patch, cost.numpy())
     return cost
 
 
@@ -246,11 +258,9 @@ def search_pass(
 ) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
     """One synchronous pass: field and error after it."""
     new_field, new_error = torch.empty_like(field), torch.empty_like(error)
-    with _ONE_CALLER:
-        _search_pass(
-            source.numpy(), target.numpy(), field.numpy(), error.numpy(), mask.numpy(), cost.numpy(), own,
-            patch, reach, np.array(radii, np.int64), key, new_field.numpy(), new_error.numpy(),
-        )  # fmt: skip
+    arrays = source.numpy(), target.numpy(), field.numpy(), error.numpy(), mask.numpy(), cost.numpy()
+    numbers = own, patch, reach, np.array(radii, np.int64), key
+    in_bands(mask.shape[0], _search_pass, *arrays, *numbers, new_field.numpy(), new_error.numpy())
     return new_field, new_error
 
 
@@ -259,6 +269,6 @@ def vote(
 ) -> torch.Tensor:
     """The picture (H, W, C) that the field's patches vote for."""
     picture = torch.empty((*mask.shape, style.shape[2]), dtype=torch.float32)
-    with _ONE_CALLER:
-        _vote(style.numpy(), field.numpy(), weight.numpy(), mask.numpy(), patch, picture.numpy())
+    arrays = style.numpy(), field.numpy(), weight.numpy(), mask.numpy()
+    in_bands(mask.shape[0], _vote, *arrays, patch, picture.numpy())
     return picture

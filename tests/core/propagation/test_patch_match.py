@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numba
 import pytest
 import torch
 
@@ -101,18 +100,29 @@ def test_torch_and_compiled_vote_alike() -> None:
 
 
 def test_threads_change_nothing() -> None:
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("one thread only")
     source, target = packed((40, 40), 0), packed((40, 40), 1)
     start, results = random_field((40, 40), (40, 40), 0), []
-    before = numba.get_num_threads()
+    before = torch.get_num_threads()
     try:
-        for threads in (1, 2):
-            numba.set_num_threads(threads)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
             results.append(search_field(source, target, start, everywhere((40, 40)), search(), 3, patch_kernels))
     finally:
-        numba.set_num_threads(before)
-    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+        torch.set_num_threads(before)
+    for field, error in results[1:]:
+        assert torch.equal(field, results[0][0]) and torch.equal(error, results[0][1])
+
+
+def test_bands_are_all_rows_once_and_their_errors_come_out() -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        torch.set_num_threads(2)
+        patch_kernels.in_bands(11, lambda first, last: seen.append((first, last)))
+        with pytest.raises(ZeroDivisionError):
+            patch_kernels.in_bands(11, lambda first, last: 1 // 0)
+    finally:
+        torch.set_num_threads(before)
+    assert [row for first, last in sorted(seen) for row in range(first, last)] == list(range(11))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
