@@ -14,17 +14,20 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
+import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from zero2hero_core.cli.main import main as zero2hero
 from zero2hero_core.correspondence.file import load_correspondences
+from zero2hero_core.tiny.scenes.scene import Scene, split_seed
+from zero2hero_core.tiny.scenes.texture import random_appearance
 
 HERE = Path(__file__).resolve().parent
 CLIPS = {12: "recoloured", 15: "new pattern", 2: "new style", 7: "tinted"}  # number in the test range: edit
 STEPS_CLIP, STEPS_FRAME = 2, 10
 SIZE, STRIDE, SHOWN = 192, 5, (0, 5, 10, 15)
 TILE, GAP, TITLE = 124, 4, 28
-WIDE, WIDE_CLIP, WIDE_FRAMES, WIDE_SHOWN = (1280, 720), 4, 24, (0, 8, 16, 23)
+WIDE, WIDE_CLIP, WIDE_FRAMES, WIDE_SHOWN = (1280, 720), 19, 24, (0, 8, 16, 23)
 INK, GOLD, PAPER = (40, 42, 54), (226, 150, 20), (255, 255, 255)
 DOTS = ("#ffd400", "#00e5ff", "#ff5ad9", "#7dff5a", "#ff8a3c", "#ffffff")
 Place = tuple[float, ...]
@@ -167,19 +170,19 @@ class PaintedClip:
     """A clip of 1280 x 720, its first frame painted on, and what `zero2hero propagate` made of the others."""
 
     def __init__(self, work: Path):
-        self.data, self.frames, self.result = (work / name for name in ("wide", "wide_frames", "wide_carried"))
+        self.frames, self.result = work / "wide_frames", work / "wide_carried"
         self.edit = work / "wide_edit.png"
 
     def make(self) -> None:
         """Render, paint and carry, as far as it is not done."""
-        if not any(self.data.glob("*/task.json")):
-            size = ("--size", str(WIDE[0]), "--frames", str(WIDE_FRAMES))
-            run("dataset", "rendered", "--clips", "1", "--first", str(WIDE_CLIP), *size, "--out", self.data)
-        task = next(self.data.glob("*/task.json")).parent
-        self.frames.mkdir(exist_ok=True)
-        for path in sorted((task / "content").glob("*.png")):
-            _wide(Image.open(path)).save(self.frames / path.name)
-        paint(self.original(0), _wide(Image.open(task / "mask" / "frame_0000.png"))).save(self.edit)
+        if not self.edit.exists():
+            scene = fine_scene()
+            self.frames.mkdir(exist_ok=True)
+            for number in range(WIDE_FRAMES):
+                picture, mask = (_wide(_image(part)) for part in scene.render(number))
+                picture.save(self.frames / f"frame_{number:04d}.png")
+                if number == 0:
+                    paint(picture, mask).save(self.edit)
         if not (self.result / "report.json").exists():
             run("propagate", "--video", self.frames, "--key", f"0={self.edit}", "--out", self.result, "--overwrite")
 
@@ -190,6 +193,20 @@ class PaintedClip:
     def carried(self, frame: int) -> Image.Image:
         """The same with the edit; the first one is the edit."""
         return Image.open(self.result / "frames" / f"frame_{frame:06d}.png").convert("RGB")
+
+
+def fine_scene() -> Scene:
+    """A scene of the test range whose surfaces have the fine detail of footage."""
+    scene, generator = Scene(split_seed("test", WIDE_CLIP), WIDE_FRAMES, WIDE[0]), torch.Generator().manual_seed(1)
+    scene.wall = random_appearance(generator, 2, (9, 12), saturation=(0.05, 0.4), value=(0.3, 0.85))
+    surface = random_appearance(generator, 3, (18, 24))
+    scene.surfaces = (surface, surface)
+    return scene
+
+
+def _image(picture: torch.Tensor) -> Image.Image:
+    pixels = (picture * 255).round().byte().movedim(0, -1).numpy()
+    return Image.fromarray(pixels if pixels.shape[-1] == 3 else pixels[..., 0])
 
 
 def _wide(picture: Image.Image) -> Image.Image:
