@@ -40,8 +40,8 @@ class PropagateKeyFrames(io.ComfyNode):
                     "engine",
                     options=list(ENGINES),
                     default="auto",
-                    tooltip="What is carried. auto: what suits the edit. change: what the edit did, put on each "
-                    "frame's own pixels. flow: the edit's pixels, moved along the optical flow. patch: patches of "
+                    tooltip="What is carried. auto: what the edit did, put on each frame's own pixels, mixed at each "
+                    "place by what the edit kept of the frame there. change: its plain form, the difference. flow: the edit's pixels, moved along the optical flow. patch: patches of "
                     "the edit, placed where they fit the frame.",
                 ),
                 io.Int.Input(

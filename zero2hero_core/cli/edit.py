@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from ..propagation.names import CARRIERS
+from ..propagation.names import ENGINES
 from .console import ConsoleListener, add_common, request_of
 from .hero_options import add_hero_weight_options, add_restore_options, add_training_options
 from .options import add_clip_options, add_match_options, add_output_options, add_preset, whole
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
     add_hero_weight_options(model)
     model.add_argument(
         "--initial",
-        choices=("zero", *CARRIERS),
+        choices=("zero", *ENGINES),
         default="zero",
         help="what Hero-Stage starts from: Zero-Stage's pictures, or what `propagate` carries, without --zero-model",
     )

@@ -13,7 +13,7 @@ from ..backbones.sources import HUB
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
 from ..files.guard import Results, begun_in, clear, content
 from ..files.json_file import write_json
-from ..propagation.names import CARRIERS
+from ..propagation.names import ENGINES
 from ..propagation.settings import PropagationSettings
 from ..video.image_writer import write_image
 from ..video.source import open_frames
@@ -34,7 +34,7 @@ DIVISOR = 16  # of the sides of frames, for the checks
 ZERO_FOLDERS = ("zero", "zero_anchor", "zero_target")
 INITIAL_FOLDERS = ("initial", "initial_anchor")
 ZERO_VIDEO, INITIAL_VIDEO = "zero.mp4", "initial.mp4"
-INITIALS = ("zero", *CARRIERS)
+INITIALS = ("zero", *ENGINES)
 
 
 @dataclass(frozen=True)

@@ -75,8 +75,6 @@ def begin_walk(key: KeyFrame, settings: PropagationSettings, flow: FlowFunction 
     """The walk of the engine that the settings name. flow: between neighbours; `steady_flow` where None."""
     if settings.engine == "patch":
         return PatchWalk(key, settings, flow or steady_flow)
-    if settings.engine == "flow":
-        settings = replace(settings, change=replace(settings.change, operator="pixels"))
     return ChangeWalk(key, settings, flow or steady_flow)
 
 
@@ -93,7 +91,7 @@ class ChangeWalk:
         self._size = (int(key.edit.shape[-2]), int(key.edit.shape[-1]))
         frame = self._reduce(key.frame)
         self._chain = FlowChain(frame, scaled_flow(flow, longest_side=settings.flow_side))
-        self._change = KeyChange(frame, key.edit, settings.change)
+        self._change = KeyChange(frame, key.edit, replace(settings.change, operator=settings.operator))
 
     def step(self, frame: torch.Tensor, pair: FlowPair | None = None) -> Carried:
         """See `Walk.step`."""

@@ -6,4 +6,3 @@ from typing import Literal, get_args
 
 Engine = Literal["auto", "change", "flow", "patch"]
 ENGINES: tuple[str, ...] = get_args(Engine)
-CARRIERS = ("change", "flow", "patch")  # what a stage may start from

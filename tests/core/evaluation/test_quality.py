@@ -300,6 +300,8 @@ def test_a_row_joins_the_tables_that_are_there(
     assert cli.main([*words, "--rows", "Swap", "--join", "--clips", "1"]) == 0
     assert "holds none of the same clips" in capsys.readouterr().err
     assert path.read_bytes() == before
+    assert cli.main([*words, "--rows", "Swap", "--join", "--out", str(tmp_path / "new")]) == 0
+    assert "holds none of the same clips" in capsys.readouterr().err and not (tmp_path / "new" / "RESULTS.md").exists()
     assert cli.main([*words, "--join"]) == 2 and "--join: puts single rows" in capsys.readouterr().err
 
 

@@ -73,7 +73,9 @@ def join_rows(out: Path, report: dict[str, Any], order: Mapping[str, Sequence[st
     Args: order: the labels of each table's rows in their order.
     """
     path = out / "results" / f"quality_{report['suite']}.json"
-    known = json.loads(path.read_text(encoding="utf-8"))["tables"] if path.exists() else []
+    if not path.exists():
+        return [table["name"] for table in report["tables"]]
+    known = json.loads(path.read_text(encoding="utf-8"))["tables"]
     tables = {table["name"]: table for table in known}
     others = []
     for new in json.loads(json.dumps(finite(report["tables"]))):
