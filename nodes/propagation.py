@@ -41,8 +41,9 @@ class PropagateKeyFrames(io.ComfyNode):
                     options=list(ENGINES),
                     default="auto",
                     tooltip="What is carried. auto: what the edit did, put on each frame's own pixels, mixed at each "
-                    "place by what the edit kept of the frame there. change: its plain form, the difference. flow: the edit's pixels, moved along the optical flow. patch: patches of "
-                    "the edit, placed where they fit the frame.",
+                    "place by what the edit kept of the frame there. change: its plain form, the difference. flow: the "
+                    "edit's pixels, moved along the optical flow. patch: patches of the edit, placed where they fit "
+                    "the frame.",
                 ),
                 io.Int.Input(
                     "anchor_index",

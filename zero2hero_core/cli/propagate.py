@@ -94,9 +94,9 @@ def add_parser(subparsers: Any) -> None:
         "--engine",
         choices=ENGINES,
         default="auto",
-        help="what is carried: auto, what the edit did, put on each frame's own pixels, mixed at each place by what the "
-        "edit kept of the frame there; change, its plain form, the difference; flow, the edit's pixels; patch, patches "
-        "of the edit",
+        help="what is carried: auto, what the edit did, put on each frame's own pixels, mixed at each place by what "
+        "the edit kept of the frame there; change, its plain form, the difference; flow, the edit's pixels; patch, "
+        "patches of the edit",
     )
     carry.add_argument(
         "--flow-side", type=whole(64), default=960, metavar="S", help="longest side at which motion is found"

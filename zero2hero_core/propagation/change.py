@@ -27,6 +27,7 @@ import torch.nn.functional as F
 
 from ..checks import InputError, ShapeError, check_images, check_range, check_shape, setting
 from ..flow.warp import warp_backward
+from .colour_prior import colour_regression
 from .edge_fill import apply_fit, box_mean, coarse_fit_along_edges, enlarge
 
 Operator = Literal["auto", "difference", "ratio", "affine", "pixels"]
@@ -34,6 +35,8 @@ _DARK = 0.05  # added below a ratio, so that black is no division by nothing
 _LIGHT = 0.5  # a larger gain is a wrong match and no light; downwards a change may fade away with the frame
 _FLAT = 1e-3  # variance of the key below which no slope is read from it
 _COARSE = 128  # short side, about, at which light is told from detail and the change is made smooth
+_MIDDLE = 256  # short side, about, at which colours are learned
+_AROUND = 0.6  # mean trust of a neighbourhood that needs no other's say
 _FLOOR = 1e-3  # say of a place that is not trusted at all
 
 
@@ -48,6 +51,7 @@ class ChangeSettings:
     light_radius: half side of the means, taken twice, that tell light from detail, likewise.
     edge: difference of colours, of 1, above which an edge is kept.
     departure: difference of detail between frame and key at which a match is trusted half.
+    ambiguity: deviation of the change among places of one colour at which that colour tells half as much.
     Raises: InputError.
     """
 
@@ -56,6 +60,7 @@ class ChangeSettings:
     light_radius: int = 2
     edge: float = 0.02
     departure: float = 0.1
+    ambiguity: float = 0.06
 
     def __post_init__(self) -> None:
         if self.operator not in get_args(Operator):
@@ -66,7 +71,7 @@ class ChangeSettings:
             if isinstance(value, bool) or not isinstance(value, int):
                 raise InputError(f"{setting(name)}: expected a whole number, got {value!r}.")
             check_range(setting(name), value, low, 64)
-        for name in ("edge", "departure"):
+        for name in ("edge", "departure", "ambiguity"):
             check_range(setting(name), getattr(self, name), 1e-3, 1)
 
 
@@ -149,6 +154,7 @@ class KeyChange:
             return large + enlarge(change, large.shape[1:])
         arguments = (weight + _FLOOR, self.settings.radius, self.settings.edge**2, self._coarse)
         slope, offset = coarse_fit_along_edges(change, small, *arguments)
+        slope, offset = self._with_prior(slope, offset, small, change, weight)
         # The root: footage has finer changes than rendered clips, which would gain 0.1 dB without it.
         rest = weight.sqrt() * (change - apply_fit(slope, offset, small))
         if large is small:
@@ -158,6 +164,24 @@ class KeyChange:
             added = (enlarge(slope[channel], large.shape[1:]) * large).sum(0)
             picture[channel] = large[channel] + added + enlarge(offset[channel : channel + 1], large.shape[1:])[0]
         return picture
+
+    def _with_prior(
+        self, slope: torch.Tensor, offset: torch.Tensor, small: torch.Tensor, change: torch.Tensor, weight: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The fit, and in its place, where nothing around is trusted, what the frame's trusted places of the same
+        colour change to, as far as they agree."""
+        scale = max(1, min(self._size) // _MIDDLE)
+        size = (math.ceil(self._size[0] / scale), math.ceil(self._size[1] / scale))
+        colours, changes, trust = (
+            values if scale == 1 else F.adaptive_avg_pool2d(values[None], size)[0]
+            for values in (small, change, weight[None])
+        )
+        mean, variance, known = colour_regression(changes, colours, trust[0].square())
+        around = box_mean(F.adaptive_avg_pool2d(weight[None], self._coarse), self.settings.radius)
+        alone = 1 - (enlarge(around, size)[0] / _AROUND).clamp(0, 1)
+        share = alone * known / (1 + variance / self.settings.ambiguity**2)
+        share, prior = enlarge(share[None], self._size), enlarge(share * mean, self._size)
+        return slope * (1 - share), offset * (1 - share) + prior
 
 
 def _gains(key: torch.Tensor, change: torch.Tensor, operator: Operator) -> list[torch.Tensor]:
