@@ -113,6 +113,19 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="give edited frames, too, what was carried from them and back: worn as all others, to train Hero-Stage on",
     )
+    blend = parser.add_argument_group("between two edited frames")
+    blend.add_argument(
+        "--choice",
+        choices=("soft", "hard"),
+        default="soft",
+        help="soft mixes both by distance and trust, hard takes each pixel of one",
+    )
+    blend.add_argument(
+        "--mix",
+        action="store_true",
+        help="keep the contrast of the better side, as for patches that do not lie on each other",
+    )
+    blend.add_argument("--poisson", action="store_true", help="keep the gradients of the better side: sharper patches")
     add_output_options(parser)
     add_common(parser)
     parser.set_defaults(func=run, results=results)
@@ -129,6 +142,8 @@ def results(args: argparse.Namespace) -> Results:
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the job; returns its report."""
     from ..jobs import propagate
+    from ..propagation.blending import BlendSettings
 
+    blending = BlendSettings(choice=args.choice, mix=args.mix, poisson=args.poisson)
     with ConsoleListener(args) as listener:
-        return propagate.run(request_of(propagate.PropagateRequest, args), listener)
+        return propagate.run(request_of(propagate.PropagateRequest, args, blending=blending), listener)

@@ -105,6 +105,16 @@ def test_outside_the_mask_every_pixel_is_the_clips(material, tmp_path):
         assert (edited[index] - clip[index])[:, :, WIDTH // 2 :].abs().mean() > 0.1
 
 
+@pytest.mark.parametrize("options", [("--choice", "hard"), ("--mix",), ("--mix", "--poisson", "--choice", "hard")])
+def test_two_keys_may_be_blended_otherwise(material, tmp_path, options):
+    assert main(arguments(material, tmp_path / "soft", keys=(0, 7))) == 0
+    assert main(arguments(material, tmp_path / "out", *options, keys=(0, 7))) == 0
+    soft, out = files(tmp_path / "soft"), files(tmp_path / "out")
+    assert soft != out and soft["frame_000007.png"] == out["frame_000007.png"]
+    pictures = open_frames(tmp_path / "out" / "frames", multiple=1)
+    assert (pictures[3] - (1 - frame(3).flip(0))).abs().mean() < 0.08
+
+
 def test_an_empty_mask_is_said_aloud_and_changes_nothing(material, tmp_path, capsys):
     assert main(arguments(material, tmp_path / "out", "--mask", str(material / "black.png"))) == 0
     assert "the mask is empty in every frame" in capsys.readouterr().err

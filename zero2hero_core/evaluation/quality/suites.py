@@ -132,6 +132,7 @@ PAIRS = {
 INITIAL = {
     "Zero-Stage": Spec("hero"),
     "pixel swap": Spec("hero", {"initial": "pixel swap"}),
+    "carried change": Spec("hero", {"initial": "propagation", "start": {"round_trip": True}}),
     "Zero-Stage, half the steps": Spec("hero", {"share": 0.5}),
     "pixel swap, half the steps": Spec("hero", {"initial": "pixel swap", "share": 0.5}),
 }
