@@ -16,7 +16,7 @@ from ...zero2hero_core.propagation.settings import PropagationSettings
 from ..convert.checks import socket_words
 from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
 from ..host.notes import Notes
-from ..host.services import Progress, io, temporary_folder
+from ..host.services import Progress, check_cancel, io, temporary_folder
 
 SHOWN = 8  # frames in the preview
 
@@ -59,7 +59,12 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
             "same frames to OpticalFlow."
         )
     masks = None if clip.mask is None else mask_to_core(clip.mask, len(images), size_hw_of(images))
-    notes, progress = Notes(node), Progress(len(images))
+    notes = Notes(node)
+    bar: list[Progress] = []  # it comes when cuts are known, and with them the way
+
+    def step(what: str) -> None:
+        bar[0].step() if bar else check_cancel()
+
     edits = list(zip(indices, pictures, strict=True))
     _say_no_ops(notes, images, dict(edits), masks)
     edited, doubt = torch.empty(len(images), *images.shape[-2:], 3), torch.empty(len(images), *images.shape[-2:])
@@ -73,14 +78,15 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
                 settings,
                 spool,
                 flows=clip.flow,
-                on_step=lambda what: progress.step(0),
+                on_step=step,
             )
+            bar.append(Progress(max(1, work.steps)))
             for index, carried in work.results():
                 picture = carried.picture
                 if masks is not None:
                     picture = put_within(masks[index], picture, images[index])
                 edited[index], doubt[index] = to_host(picture)[0], carried.error.clamp(0, 1)
-                progress.step(1, picture)
+                bar[0].step(0, picture)
     finally:
         spool.close()
     if lonely := work.uncarried:

@@ -52,6 +52,10 @@ class Spool:
         path = self._path(name)
         return load_file(path) if path.exists() else None
 
+    def has(self, name: str) -> bool:
+        """Whether something is kept under a name."""
+        return self._path(name).exists()
+
     def drop(self, name: str) -> None:
         """Forget what was kept under a name."""
         self._path(name).unlink(missing_ok=True)
@@ -148,6 +152,11 @@ class Propagation:
         """Frames of shots without a key, which stay as they are."""
         return [index for part in self.stretches if part.left is part.right is None for index in part.indices]
 
+    @property
+    def steps(self) -> int:
+        """How many frames all walks step over: those between two keys twice."""
+        return sum(len(part.indices) * (2 if None not in (part.left, part.right) else 1) for part in self.stretches)
+
     def results(self, done: Collection[int] = ()) -> Iterator[tuple[int, Carried]]:
         """Yield (index, what was carried there) for the keys and then for stretch after stretch, without those that
         are done. A walk that was kept goes on where it was, to the same bytes."""
@@ -195,6 +204,7 @@ class Propagation:
             for index in part.indices:
                 frame = self._frames[index]
                 yield index, Carried(frame, frame.new_ones(frame.shape[-2:]))
+                self._on_step("frames without a key")
         elif part.left is None or part.right is None:
             indices = part.indices if part.right is None else part.indices[::-1]
             key = part.left if part.right is None else part.right
@@ -241,7 +251,7 @@ class Propagation:
         self, left: int, right: int, indices: Sequence[int], done: Collection[int]
     ) -> Iterator[tuple[int, Carried]]:
         names = {index: f"back-{right:06d}-{index:06d}" for index in indices}
-        kept = {index for index in indices if self._spool.get(names[index]) is not None}
+        kept = {index for index in indices if self._spool.has(names[index])}
         backward = self._walk(right, indices[::-1], kept, "back") if len(kept) < len(indices) else ()
         for index, carried in backward:
             self._spool.put(names[index], {"picture": carried.picture.to(_HALF), "error": carried.error.to(_HALF)})

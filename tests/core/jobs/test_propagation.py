@@ -47,6 +47,14 @@ def test_stretches_lie_between_keys_and_cross_no_cut(count, keys, cuts, expected
     assert stretches(range(count), keys, cuts) == expected
 
 
+def test_a_walk_steps_over_each_frame_once_from_each_of_its_keys(tmp_path):
+    frames, steps = clip(8), []
+    keys = key_frames(frames, [(index, 1 - frames[index]) for index in (1, 4)])
+    work = Propagation(frames, keys, SETTINGS, Spool(tmp_path), cuts=(6,), on_step=steps.append)
+    assert sorted(dict(work.results())) == list(range(8))
+    assert len(steps) == work.steps == 1 + 2 * 2 + 1 + 2
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 17])
 @pytest.mark.parametrize("end", [0, -1])
 def test_as_many_frames_come_out_with_the_key_at_either_end(tmp_path, count, end):
