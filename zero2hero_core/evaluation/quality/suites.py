@@ -233,7 +233,7 @@ PROPAGATION = (
         CARRIERS,
         "Propagation",
         TEST,
-        measures=("psnr", "psnr inside", "psnr last", "ssim", "lpips", *TEMPORAL),
+        measures=(*QUALITY, "psnr last", "lpips", *TEMPORAL),
     ),
     Table(
         "two-keys",
@@ -243,7 +243,7 @@ PROPAGATION = (
         "Two keys",
         TEST,
         frames=INNER,
-        measures=("psnr", "psnr inside", "ssim", "lpips"),
+        measures=(*QUALITY, "lpips"),
     ),
 )
 
