@@ -10,7 +10,7 @@ import torch
 from ..zero2hero_core.checks import InputError, ShapeError
 from ..zero2hero_core.correspondence.file import ClipCorrespondence
 from .convert.checks import read_reference
-from .convert.pictures import mask_to_core, size_hw_of, to_core, to_host
+from .convert.pictures import kind_of, mask_to_core, size_hw_of, to_core, to_host
 from .host.services import Progress, io, ui
 from .host.sockets import CATEGORY, Correspondence
 
@@ -63,7 +63,9 @@ class VideoMetrics(io.ComfyNode):
     ) -> io.NodeOutput:
         pictures, true = to_core(frames, "frames"), to_core(truth, "truth")
         if pictures.shape != true.shape:
-            raise ShapeError(f"truth: expected {_kind(pictures)} like frames, got {_kind(true)}; resize or cut one.")
+            raise ShapeError(
+                f"truth: expected {kind_of(pictures)} like frames, got {kind_of(true)}; resize or cut one."
+            )
         weights = None if mask is None else mask_to_core(mask, len(pictures), size_hw_of(pictures))
         indices = _scored_indices(len(pictures), leave_out)
         values = measure(pictures[indices], true[indices], None if weights is None else weights[indices])
@@ -112,10 +114,6 @@ def _mean(values: list[float]) -> float:
     if not numbers:
         raise InputError("mask: expected some pixels to measure, but it is empty in all frames; draw or invert it.")
     return sum(numbers) / len(numbers)
-
-
-def _kind(images: torch.Tensor) -> str:
-    return f"{len(images)} frames of {images.shape[-1]} x {images.shape[-2]}"
 
 
 class PixelSwap(io.ComfyNode):

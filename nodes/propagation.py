@@ -24,65 +24,8 @@ class PropagateKeyFrames(io.ComfyNode):
             category=CATEGORY,
             description="Carries the edit of one or several frames to all frames of the clip: on any machine, at the "
             "clip's own size, without a model. Structure, light and motion blur stay those of each frame.",
-            inputs=[
-                io.Image.Input("frames", tooltip="All frames of the clip, of any size."),
-                io.Image.Input(
-                    "edits",
-                    tooltip="The edited frames, one picture for each number in keys, in the same order. They may be "
-                    "smaller than the frames: what was changed is put on the frames' own pixels.",
-                ),
-                io.String.Input(
-                    "keys",
-                    default="0",
-                    tooltip="Which frames were edited, counted from 0: one number, or several like 0, 12, 60.",
-                ),
-                io.Combo.Input(
-                    "engine",
-                    options=list(ENGINES),
-                    default="auto",
-                    tooltip="What is carried. auto: what the edit did, put on each frame's own pixels, mixed at each "
-                    "place by what the edit kept of the frame there. change: its plain form, the difference. flow: the "
-                    "edit's pixels, moved along the optical flow. patch: patches of the edit, placed where they fit "
-                    "the frame.",
-                ),
-                io.Int.Input(
-                    "anchor_index",
-                    optional=True,
-                    force_input=True,
-                    tooltip="The number of a single edited frame, as VideoLoad gives it; it stands for keys.",
-                ),
-                io.Mask.Input(
-                    "mask",
-                    optional=True,
-                    tooltip="Where to edit (white), one mask or one a frame; outside, every pixel stays.",
-                ),
-                Flow.Input(
-                    "flow",
-                    optional=True,
-                    tooltip="From OpticalFlow, for the same frames. Without it the node finds motion by itself, in a "
-                    "way that stands changes of light.",
-                ),
-                io.Image.Input(
-                    "more_edits",
-                    optional=True,
-                    tooltip="Further edited frames, whose numbers follow in keys: the second picture, say.",
-                ),
-                io.Boolean.Input(
-                    "round_trip",
-                    optional=True,
-                    default=False,
-                    tooltip="For HeroLoRATrainer: the edited frames, too, get what was carried from them to other "
-                    "frames and back, worn as all others.",
-                ),
-            ],
-            outputs=[
-                io.Image.Output("edited", display_name="edited", tooltip="The frames with the edit."),
-                io.Mask.Output(
-                    "doubt",
-                    display_name="doubt",
-                    tooltip="How little each place is to be trusted, 0 to 1: white where no key shows what is there.",
-                ),
-            ],
+            inputs=_inputs(),
+            outputs=_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -106,6 +49,71 @@ class PropagateKeyFrames(io.ComfyNode):
         result = propagate_clip(cls, Clip(frames, (edits, more_edits), chosen, mask, flow), settings)
         preview = ui.PreviewImage(some_of(result.edited), cls=cls)
         return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
+
+
+def _inputs() -> list[io.Input]:
+    return [
+        io.Image.Input("frames", tooltip="All frames of the clip, of any size."),
+        io.Image.Input(
+            "edits",
+            tooltip="The edited frames, one picture for each number in keys, in the same order. They may be "
+            "smaller than the frames: what was changed is put on the frames' own pixels.",
+        ),
+        io.String.Input(
+            "keys",
+            default="0",
+            tooltip="Which frames were edited, counted from 0: one number, or several like 0, 12, 60.",
+        ),
+        io.Combo.Input(
+            "engine",
+            options=list(ENGINES),
+            default="auto",
+            tooltip="What is carried. auto: what the edit did, put on each frame's own pixels, mixed at each "
+            "place by what the edit kept of the frame there. change: its plain form, the difference. flow: the "
+            "edit's pixels, moved along the optical flow. patch: patches of the edit, placed where they fit "
+            "the frame.",
+        ),
+        io.Int.Input(
+            "anchor_index",
+            optional=True,
+            force_input=True,
+            tooltip="The number of a single edited frame, as VideoLoad gives it; it stands for keys.",
+        ),
+        io.Mask.Input(
+            "mask",
+            optional=True,
+            tooltip="Where to edit (white), one mask or one a frame; outside, every pixel stays.",
+        ),
+        Flow.Input(
+            "flow",
+            optional=True,
+            tooltip="From OpticalFlow, for the same frames. Without it the node finds motion by itself, in a "
+            "way that stands changes of light.",
+        ),
+        io.Image.Input(
+            "more_edits",
+            optional=True,
+            tooltip="Further edited frames, whose numbers follow in keys: the second picture, say.",
+        ),
+        io.Boolean.Input(
+            "round_trip",
+            optional=True,
+            default=False,
+            tooltip="For HeroLoRATrainer: the edited frames, too, get what was carried from them to other "
+            "frames and back, worn as all others.",
+        ),
+    ]
+
+
+def _outputs() -> list[io.Output]:
+    return [
+        io.Image.Output("edited", display_name="edited", tooltip="The frames with the edit."),
+        io.Mask.Output(
+            "doubt",
+            display_name="doubt",
+            tooltip="How little each place is to be trusted, 0 to 1: white where no key shows what is there.",
+        ),
+    ]
 
 
 NODES = [PropagateKeyFrames]

@@ -60,6 +60,11 @@ def size_hw_of(images: torch.Tensor) -> tuple[int, int]:
     return int(images.shape[-2]), int(images.shape[-1])
 
 
+def kind_of(images: torch.Tensor) -> str:
+    """Number and size of images (N, 3, H, W), for a sentence."""
+    return f"{len(images)} frames of {images.shape[-1]} x {images.shape[-2]}"
+
+
 def mask_to_host(masks: torch.Tensor) -> torch.Tensor:
     """(N, 1, H, W) in [0, 1] -> MASK (B, H, W) float32 on the CPU, clamped."""
     return masks.detach().float().clamp(0, 1)[:, 0].contiguous().cpu()

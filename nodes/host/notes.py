@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from ...zero2hero_core.jobs.clip import empty_masks_text
 from ...zero2hero_core.jobs.listener import Listener
 from .services import Progress, io
 
@@ -39,6 +40,12 @@ class Notes:
         """For `io.NodeOutput(ui=...)`: the lines, and the pictures of a `ui.PreviewImage`."""
         values = {} if preview is None else preview.as_dict()
         return values | ({"text": ("\n".join(self.lines),)} if self.lines else {})
+
+
+def say_empty_masks(notes: Notes, masks: torch.Tensor | None) -> None:
+    """Warn where masks (N, 1, H, W) are empty."""
+    if masks is not None and (text := empty_masks_text(sum(not bool(mask.any()) for mask in masks), len(masks))):
+        notes.warn(f"{text}.")
 
 
 class NodeListener(Listener):

@@ -8,7 +8,7 @@ from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.jobs.deflicker import deflickered
 from ...zero2hero_core.propagation.deflicker import DeflickerSettings
 from ..convert.checks import socket_words
-from ..convert.pictures import to_core, to_host
+from ..convert.pictures import kind_of, to_core, to_host
 from ..host.notes import NodeListener, Notes
 from ..host.services import Progress, check_cancel, io
 
@@ -23,7 +23,7 @@ def steady_clip(
     frames, drawn = to_core(originals, "originals"), to_core(stylised, "stylised")
     if frames.shape != drawn.shape:
         raise InputError(
-            f"stylised: expected {_kind(frames)} like originals, got {_kind(drawn)}; connect the frames that were "
+            f"stylised: expected {kind_of(frames)} like originals, got {kind_of(drawn)}; connect the frames that were "
             "stylised, at one size."
         )
     if 0 in (window, strength):
@@ -35,7 +35,3 @@ def steady_clip(
             images[place] = to_host(picture)[0]
             progress.step(preview=picture if place % PREVIEW_EVERY == 0 else None)
     return images, notes
-
-
-def _kind(images: torch.Tensor) -> str:
-    return f"{len(images)} frames of {images.shape[-1]} x {images.shape[-2]}"

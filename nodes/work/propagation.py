@@ -11,11 +11,13 @@ import torch
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.jobs.clip import same_picture
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
-from ...zero2hero_core.jobs.propagation import Propagation, Spool, key_frames, put_within
+from ...zero2hero_core.jobs.propagation import Propagation, key_frames, put_within
+from ...zero2hero_core.jobs.spool import Spool
 from ...zero2hero_core.propagation.settings import PropagationSettings
+from ...zero2hero_core.spread import spread
 from ..convert.checks import socket_words
 from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
-from ..host.notes import Notes
+from ..host.notes import Notes, say_empty_masks
 from ..host.services import Progress, check_cancel, io, temporary_folder
 
 SHOWN = 8  # frames in the preview
@@ -78,14 +80,15 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
                 settings,
                 spool,
                 flows=clip.flow,
+                resumable=False,
                 on_step=step,
             )
             bar.append(Progress(max(1, work.steps)))
-            for index, carried in work.results():
-                picture = carried.picture
+            for result in work.results():
+                index, picture = result.index, result.carried.picture
                 if masks is not None:
-                    picture = put_within(masks[index], picture, images[index])
-                edited[index], doubt[index] = to_host(picture)[0], carried.error.clamp(0, 1)
+                    picture = put_within(masks[index], picture, result.frame)
+                edited[index], doubt[index] = to_host(picture)[0], result.carried.error.clamp(0, 1)
                 bar[0].step(0, picture)
     finally:
         spool.close()
@@ -96,14 +99,11 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
 
 def some_of(images: torch.Tensor) -> torch.Tensor:
     """At most eight frames of an IMAGE, spread over the clip, to look at."""
-    last = len(images) - 1
-    return images[sorted({round(place * last / (SHOWN - 1)) for place in range(SHOWN)})]
+    return images[spread(len(images), SHOWN)]
 
 
 def _say_no_ops(notes: Notes, images: torch.Tensor, edits: dict[int, torch.Tensor], masks: torch.Tensor | None) -> None:
     for index, edit in edits.items():
         if index < len(images) and edit.shape == images[index].shape and same_picture(edit, images[index]):
             notes.warn(f"the edit of frame {index} is the frame itself; connect its edit to `edits`.")
-    if masks is not None and (empty := sum(not bool(mask.any()) for mask in masks)):
-        where = "every frame, so nothing is edited" if empty == len(masks) else f"{empty} of {len(masks)} frames"
-        notes.warn(f"the mask is empty in {where}.")
+    say_empty_masks(notes, masks)

@@ -15,10 +15,11 @@ from ...zero2hero_core.jobs.listener import Notes as JobNotes
 from ...zero2hero_core.jobs.matching import EXPECT, MANY_WEAK, Matcher, match_means, narrowed, weak_text
 from ...zero2hero_core.jobs.zero import ZeroWork
 from ...zero2hero_core.memory_batches import halving
+from ...zero2hero_core.spread import spread
 from ...zero2hero_core.zero_stage.settings import ZeroStageSettings
 from ..convert.checks import check_anchor, check_choice, read_reference, socket_words
 from ..convert.pictures import mask_to_core, mask_to_host, to_core, to_host
-from ..host.notes import NodeListener, Notes
+from ..host.notes import NodeListener, Notes, say_empty_masks
 from ..host.services import Progress, io
 from ..host.unet import HostUNet
 from ..host.unet_checks import check_sides, ignored_parts
@@ -84,8 +85,7 @@ def _optional(value: int) -> int | None:
 def _pictures(clip: ClipCorrespondence, images: torch.Tensor) -> torch.Tensor:
     from ...zero2hero_core.correspondence.pictures import matches_picture
 
-    last = len(images) - 1
-    indices = sorted({round(place * last / (PICTURES - 1)) for place in range(PICTURES)})
+    indices = spread(len(images), PICTURES)
     anchor = images[clip.anchor_index]
     return torch.stack([matches_picture(clip.frames[index], anchor, images[index]) for index in indices])
 
@@ -194,12 +194,7 @@ def _settings(widgets: Any) -> ZeroStageSettings:
 def _say_no_ops(notes: Notes, anchor: torch.Tensor, reference: torch.Tensor, masks: torch.Tensor | None) -> None:
     if same_picture(anchor, reference):
         notes.warn("the reference is the anchor itself, so the clip keeps its look; connect its edit to `reference`.")
-    if masks is None:
-        return
-    empty = sum(not bool(mask.any()) for mask in masks)
-    if empty:
-        where = "every frame, so nothing is edited" if empty == len(masks) else f"{empty} of {len(masks)} frames"
-        notes.warn(f"the mask is empty in {where}.")
+    say_empty_masks(notes, masks)
 
 
 def _say_ignored(notes: Notes, conditioning: Any) -> None:

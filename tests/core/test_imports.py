@@ -37,7 +37,7 @@ FLOORS = (
     ("backbones", "correspondence", "video", "flow"),
     ("attention", "diffusion", "files"),
     ("stopwatch", "memory_batches"),
-    ("checks", "luma", "paper", "version"),
+    ("checks", "luma", "paper", "spread", "version"),
 )
 # Who may import whom on the same floor; nobody else may.
 BESIDE = {("evaluation.making", "evaluation.speed"), ("evaluation.speed", "evaluation.making")}

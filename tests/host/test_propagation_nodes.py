@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from moving import drift
 
 from zero2hero_core.video.source import open_frames
 from zero2hero_core.video.writer import VideoWriter
@@ -17,14 +18,6 @@ LOAD |= {"short_side": 0, "width": 0, "height": 0, "fit": "crop", "multiple": 1}
 SAVE = {"fps": 8.0, "filename_prefix": "test/propagated", "format": "mkv", "crf": -1}
 MOTION = {"engine": "dis", "longest_side": 960, "law": "unflow", "photometric": False, "soft": False}
 Graph = dict[str, Any]
-
-
-def drift(index: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    """A soft pattern that drifts to the right."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-    place = x - index / width
-    waves = (torch.sin(6 * place), torch.cos(7 * y + 5 * place), torch.sin(4 * y - 3 * place))
-    return torch.stack([0.5 + 0.4 * wave for wave in waves])
 
 
 @pytest.fixture(scope="module")

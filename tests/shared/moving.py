@@ -28,3 +28,11 @@ def pan_flow(speed: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The flows of a pan, from a frame to the next one and back."""
     there = torch.tensor([-speed, 0.0]).expand(HEIGHT, WIDTH, 2)
     return there, -there
+
+
+def drift(index: int, height: int = 48, width: int = 64) -> torch.Tensor:
+    """Frame `index` (3, H, W) of a soft pattern that moves to the right by a pixel a frame at a width of 64."""
+    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
+    place = x - index / 64
+    waves = (torch.sin(6 * place), torch.cos(7 * y + 5 * place), torch.sin(4 * y - 3 * place))
+    return torch.stack([0.5 + 0.4 * wave for wave in waves])

@@ -12,9 +12,8 @@ if TYPE_CHECKING:
     from ..files.guard import Results
 
 EXAMPLES = """\
-No model is needed, only OpenCV: pip install opencv-python-headless. The folder gets frames/frame_NNNNNN.png (named by
-the index in the original clip), the video with the original's sound, report.json with the warp error before and after,
-and deflicker.json (what the run was made of).
+No model is needed. The folder gets frames/frame_NNNNNN.png (named by the index in the original clip), the video with
+the original's sound, report.json with the warp error before and after, and deflicker.json (what the run was made of).
 
 examples:
   zero2hero deflicker --video clip.mp4 --stylised drawn.mp4 --out steady

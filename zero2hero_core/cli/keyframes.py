@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """\
 The folder gets keys/key_000012.png ... (the frames as they are, to edit), coverage.png (which part of each frame the
-keys show) and report.json. Needs OpenCV: pip install zero2hero[bench].
+keys show) and report.json.
 
 examples:
   zero2hero keyframes --video clip.mp4 --out keys

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..checks import InputError
 from ..propagation.names import ENGINES
 from .console import ConsoleListener, add_common, request_of
-from .options import add_frame_options, add_output_options, whole
+from .options import add_clip_options, add_output_options, whole
 
 if TYPE_CHECKING:
     from ..files.guard import Results
@@ -71,9 +71,9 @@ def add_parser(subparsers: Any) -> None:
         "size, without a model.",
         epilog=EXAMPLES,
     )
-    clip = parser.add_argument_group("clip")
-    clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
-    clip.add_argument(
+    add_clip_options(parser, anchor=False, sides="whole pixels (default: the clip's own size)")
+    edit = parser.add_argument_group("edit")
+    edit.add_argument(
         "--key",
         required=True,
         action=KeyAction,
@@ -81,14 +81,20 @@ def add_parser(subparsers: Any) -> None:
         help="index of a frame, from 0, and that frame after the edit; may be given several times; or a folder with "
         "key_NNNNNN.png, as `keyframes` writes them, edited in their place",
     )
-    clip.add_argument(
+    edit.add_argument(
         "--mask",
         metavar="PATH",
         help="where to edit (white): one image, or a folder or video with one per chosen frame; elsewhere every pixel "
         "stays",
     )
-    clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
-    add_frame_options(parser, "whole pixels (default: the clip's own size)")
+    _add_carry_options(parser)
+    _add_blend_options(parser)
+    add_output_options(parser)
+    add_common(parser)
+    parser.set_defaults(func=run, results=results)
+
+
+def _add_carry_options(parser: argparse.ArgumentParser) -> None:
     carry = parser.add_argument_group("propagation")
     carry.add_argument(
         "--engine",
@@ -113,6 +119,9 @@ def add_parser(subparsers: Any) -> None:
         action="store_true",
         help="give edited frames, too, what was carried from them and back: worn as all others, to train Hero-Stage on",
     )
+
+
+def _add_blend_options(parser: argparse.ArgumentParser) -> None:
     blend = parser.add_argument_group("between two edited frames")
     blend.add_argument(
         "--choice",
@@ -126,9 +135,6 @@ def add_parser(subparsers: Any) -> None:
         help="keep the contrast of the better side, as for patches that do not lie on each other",
     )
     blend.add_argument("--poisson", action="store_true", help="keep the gradients of the better side: sharper patches")
-    add_output_options(parser)
-    add_common(parser)
-    parser.set_defaults(func=run, results=results)
 
 
 def results(args: argparse.Namespace) -> Results:

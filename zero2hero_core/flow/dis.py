@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from ..checks import InputError
-from ..luma import LUMA
+from ..luma import luma_of
 from .warp import check_flow_pair
 
 
@@ -44,5 +44,5 @@ def opencv() -> Any:
 
 def _luma(picture: torch.Tensor) -> Any:
     """(3, H, W) -> array (H, W) uint8."""
-    grey = torch.einsum("chw,c->hw", picture.detach().to("cpu", torch.float32).clamp(0, 1), torch.tensor(LUMA))
+    grey = luma_of(picture.detach().to("cpu", torch.float32).clamp(0, 1))
     return grey.mul(255).round().to(torch.uint8).contiguous().numpy()

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..luma import LUMA
+from ..luma import luma_of
 from .dis import opencv
 from .warp import check_flow_pair, warp_backward
 
@@ -79,8 +79,7 @@ def _fine_dis(cv2: Any, source: Any, target: Any) -> torch.Tensor:
 
 def _luma(picture: torch.Tensor) -> Any:
     """(3, H, W) -> array (H, W) float32 in [0, 1]."""
-    picture = picture.detach().to("cpu", torch.float32).clamp(0, 1)
-    return torch.einsum("chw,c->hw", picture, torch.tensor(LUMA)).contiguous().numpy()
+    return luma_of(picture.detach().to("cpu", torch.float32).clamp(0, 1)).contiguous().numpy()
 
 
 def _normalised(cv2: Any, luma: Any) -> Any:

@@ -8,6 +8,7 @@ bilinear; outside the picture its border is repeated.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +35,13 @@ def check_flow_pair(source: torch.Tensor, target: torch.Tensor) -> None:
             raise InputError(f"{name}: expected finite values in [0, 1], got NaN or infinity.")
 
 
-def warp_backward(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """Read `values` at the places that the flow points to: out(x) = values(x + flow(x)), bilinear, border repeated.
+def warp_backward(
+    values: torch.Tensor, flow: torch.Tensor, *, mode: Literal["bilinear", "bicubic"] = "bilinear"
+) -> torch.Tensor:
+    """Read `values` at the places that the flow points to: out(x) = values(x + flow(x)), border repeated.
 
-    Args: values: (C, H, W), floating point; flow: (H, W, 2) in pixels.
+    Args: values: (C, H, W), floating point; flow: (H, W, 2) in pixels; mode: bicubic keeps fine detail that bilinear
+    reading blurs, and may leave the range of the values.
     Returns: (C, H, W), on the device of `values`.
     Raises: ShapeError when the sizes differ.
     """
@@ -52,7 +56,7 @@ def warp_backward(values: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
     y = torch.arange(height, device=values.device)[:, None] + flow[..., 1]
     # grid_sample counts from -1 to 1 over the outer edges of the border pixels (align_corners=False).
     grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
-    samples = F.grid_sample(values[None].to(exact), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    samples = F.grid_sample(values[None].to(exact), grid, mode=mode, padding_mode="border", align_corners=False)
     return samples[0].to(values.dtype)
 
 

@@ -221,6 +221,17 @@ class Masks:
             return 0 if bool(self.batch([0]).any()) else count
         return sum(not bool(self.batch([place]).any()) for place in range(count))
 
+    def tell_empty(self, notes: Notes) -> None:
+        """Note that masks are empty, where some are."""
+        if text := empty_masks_text(self.empty(), len(self._clip.indices)):
+            notes.add(text)
+
+
+def empty_masks_text(empty: int, count: int) -> str:
+    """What is said where `empty` of `count` masks hold nothing; nothing where none does."""
+    where = "every frame, so nothing is edited" if empty == count else f"{empty} of {count} frames"
+    return f"the mask is empty in {where}" if empty else ""
+
 
 def check_paths(*names: str | None) -> None:
     """Raise `InputError` for a path that does not exist (globs are left to their reader); None is passed over."""

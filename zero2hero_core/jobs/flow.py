@@ -16,6 +16,7 @@ from ..flow.occlusion import Law, soften
 from ..flow.raft import load_raft, raft_function
 from ..flow.scaled import LONGEST_SIDE, scaled_flow
 from ..flow.warp import FlowFunction
+from ..spread import spread
 
 Engine = Literal["dis", "raft"]
 BYTES_PER_PIXEL = 24  # of the flows and the maps of what is hidden, for each pixel of each frame
@@ -61,8 +62,7 @@ class ClipMotion:
 
     def pictures(self, frames: torch.Tensor, count: int) -> torch.Tensor:
         """Up to `count` frames, evenly spread, each beside the flow to the next one in colours, (P, 3, H, 2 W)."""
-        last = len(self.flows.forward) - 1
-        pairs = sorted({round(place * last / max(count - 1, 1)) for place in range(count)})
+        pairs = spread(len(self.flows.forward), count)
         longest = longest_of(self.flows.forward[pairs])
         rows = [torch.cat([frames[pair].float(), flow_colours(self.flows.forward[pair], longest)], 2) for pair in pairs]
         return torch.stack(rows)

@@ -27,7 +27,7 @@ from ..video.source import FrameSource, open_frames
 from .clip import check_paths, same_picture, start_is
 from .folder import job_folder
 from .frame_numbers import frame_numbers_text
-from .listener import Listener, Notes
+from .listener import Counter, Listener, Notes
 from .request import flat_values
 
 PICTURE, REPORT, KEYS = "coverage.png", "report.json", "keys"
@@ -134,7 +134,7 @@ def _run(request: KeyFramesRequest, out: Path, listener: Listener) -> dict[str, 
         _check_edits(request, source)
         numbers = [source.index_of(place) for place in range(len(source))]
         places = [_place(number, numbers) for number in request.keys]
-        progress, tried = _Counter(listener, "frames", len(source)), _Counter(listener, "frames tried")
+        progress, tried = Counter(listener, "frames", len(source)), Counter(listener, "frames tried")
         result = choose_key_frames(
             source, len(source), request.settings, places, on_frame=progress.step, on_chain=tried.step
         )
@@ -252,15 +252,3 @@ def _say(report: dict[str, Any], request: KeyFramesRequest, listener: Listener) 
         following = report["next"]
         listener.say(f"the frame to edit next is {following['frame']}: it adds {following['gain']:.1%}")
     listener.say(f"{request.out}: {KEYS}/, {PICTURE}, {REPORT}")
-
-
-class _Counter:
-    """Counts steps of a part of the work for a listener."""
-
-    def __init__(self, listener: Listener, part: str, total: int | None = None) -> None:
-        self._listener, self._part, self._total, self._done = listener, part, total, 0
-
-    def step(self) -> None:
-        """One more."""
-        self._done += 1
-        self._listener.progress(self._part, self._done, self._total)

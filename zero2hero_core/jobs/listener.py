@@ -41,6 +41,18 @@ class Listener:
         yield
 
 
+class Counter:
+    """Counts steps of a part of the work for a listener."""
+
+    def __init__(self, listener: Listener, part: str, total: int | None = None) -> None:
+        self._listener, self._part, self._total, self._done = listener, part, total, 0
+
+    def step(self) -> None:
+        """One more."""
+        self._done += 1
+        self._listener.progress(self._part, self._done, self._total)
+
+
 class Notes(list[str]):
     """The notes of one job, each told to its listener; for the report."""
 

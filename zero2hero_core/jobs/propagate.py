@@ -11,7 +11,7 @@ import torch
 
 from ..checks import Zero2HeroError, setting
 from ..files.guard import Results
-from ..propagation.engine import Carried, KeyFrame
+from ..propagation.engine import KeyFrame
 from ..propagation.settings import PropagationSettings
 from ..version import __version__
 from ..video.image_reader import image_notes
@@ -20,9 +20,10 @@ from ..video.source import read_image
 from .clip import Clip, ClipRequest, Masks, Pictures, check_paths, open_clip, original_frame, same_picture
 from .folder import job_folder
 from .frames import FrameJob, OutputRequest, check_video, frame_results
-from .listener import Listener, Notes
-from .propagation import Propagation, Spool, check_keys, fits_within, put_within
+from .listener import Counter, Listener, Notes
+from .propagation import Propagation, Result, check_keys, fits_within, put_within
 from .request import flat_values
+from .spool import Spool
 from .state import file_digest
 
 STATE, WALKS = "propagate.json", "walks"
@@ -61,9 +62,8 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
     clip = open_clip(request.clip, 1, notes)
     check_video(request.output, request.clip.video, clip, notes)
     masks = Masks(request.mask, clip) if request.mask else None
-    if masks is not None and (empty := masks.empty()):
-        where = "every frame, so nothing is edited" if empty == len(clip.indices) else f"{empty} of the frames"
-        notes.add(f"the mask is empty in {where}")
+    if masks is not None:
+        masks.tell_empty(notes)
     frames = _with_keys(request, clip)
     check_keys(list(request.key), frames)
     keys = [read_key(index, path, clip, frames[index], notes) for index, path in sorted(request.key.items())]
@@ -71,7 +71,11 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
     if not request.output.resume:
         spool.close()
 
+    counters: dict[str, Counter] = {}
+
     def step(what: str) -> None:
+        if not what.startswith("out "):  # its frames are counted as they are written
+            counters.setdefault(what, Counter(listener, what)).step()
         if listener.cancelled():
             raise Zero2HeroError("cancelled")
 
@@ -150,17 +154,17 @@ class PropagateJob(FrameJob):
 
     def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The frames that are missing, stretch by stretch."""
-        for index, carried in self.work.results(self.done):
-            if index in self._numbers:
-                yield self._numbers[index], self._put(index, carried)
+        for result in self.work.results(self.done):
+            if result.index in self._numbers:
+                number = self._numbers[result.index]
+                yield number, self._put(number, result)
 
-    def _put(self, index: int, carried: Carried) -> torch.Tensor:
-        number = self._numbers[index]
-        frame = self.clip.frames([number])[0]
-        picture = carried.picture
+    def _put(self, number: int, result: Result) -> torch.Tensor:
+        picture = result.carried.picture
         if self.masks is not None:
-            picture = put_within(self.masks.batch([number])[0], picture, frame)
-        self.report_row(index, picture, frame, {"error": round(float(carried.error.mean()), 4)})
+            picture = put_within(self.masks.batch([number])[0], picture, result.frame)
+        error = round(float(result.carried.error.mean()), 4)
+        self.report_row(result.index, picture, result.frame, {"error": error})
         return picture
 
     def summary(self) -> dict[str, Any]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from ..checks import InputError, setting
-from ..files.tensor_file import write_tensors
 from ..flow.clip import ClipFlows
 from ..flow.warp import FlowFunction
 from ..propagation.blending import blend
@@ -27,48 +25,11 @@ from ..propagation.settings import PropagationSettings
 from ..propagation.survey import find_cuts
 from ..video.resize import resize_frames
 from .clip import is_same_aspect
+from .spool import Spool
 
 _BLOCK_BYTES = 2**28  # of frames that are read ahead, so that a walk backward does not decode each frame anew
 ROUND_TRIP = 8  # frames there: far enough for wear, near enough to stay a picture of the key
 _HALF = torch.float16  # of pictures that wait on disk: half a level of 8 bits
-
-
-class Spool:
-    """Tensors by name in files of a folder, for what must wait or be taken up again. The folder comes with the first.
-
-    Args: folder: of the spool alone.
-    """
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-
-    def put(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Keep tensors under a name; the file is whole or not there."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        write_tensors(self._path(name), {key: value.contiguous() for key, value in tensors.items()}, {})
-
-    def get(self, name: str) -> dict[str, torch.Tensor] | None:
-        """What was kept under a name, None where nothing was."""
-        path = self._path(name)
-        return load_file(path) if path.exists() else None
-
-    def has(self, name: str) -> bool:
-        """Whether something is kept under a name."""
-        return self._path(name).exists()
-
-    def drop(self, name: str) -> None:
-        """Forget what was kept under a name."""
-        self._path(name).unlink(missing_ok=True)
-
-    def close(self) -> None:
-        """Remove the folder with all that is in it."""
-        if self._folder.is_dir():
-            for path in self._folder.glob("*.safetensors"):
-                path.unlink()
-            self._folder.rmdir()
-
-    def _path(self, name: str) -> Path:
-        return self._folder / f"{name}.safetensors"
 
 
 @dataclass(frozen=True)
@@ -102,6 +63,15 @@ def stretches(frames: Sequence[int], keys: Collection[int], cuts: Collection[int
     return result
 
 
+@dataclass(frozen=True)
+class Result:
+    """What became of a frame. index: of the frame; frame: (3, H, W), the original."""
+
+    index: int
+    frame: torch.Tensor
+    carried: Carried
+
+
 class Propagation:
     """The edits of key frames, carried to all other frames.
 
@@ -109,9 +79,10 @@ class Propagation:
         frames: all frames (3, H, W) by index, each read when it is asked for.
         keys: the key frames; their indices are among those of `frames`.
         spool: where walks are kept.
-        cuts: indices of the first frames of shots; None looks for them, if the settings say so.
+        cuts: indices of the first frames of shots; None looks for them, if the settings say so, when the work begins.
         flow: (source, target) -> (H, W, 2) of frames that are neighbours here; `steady_flow` where None. flows: of
             frames 0, 1, 2 ..., found already, at any size.
+        resumable: keep walks so that they can be taken up again.
         on_step: called after each frame of each walk with what is done in words; may raise to stop.
     Raises: InputError, ShapeError when keys and frames do not fit together.
     """
@@ -126,26 +97,35 @@ class Propagation:
         cuts: Collection[int] | None = None,
         flow: FlowFunction | None = None,
         flows: ClipFlows | None = None,
+        resumable: bool = True,
         on_step: Callable[[str], None] = lambda what: None,
     ):
         self.settings, self._frames, self._spool, self._on_step = settings, frames, spool, on_step
-        self._flow, self._flows = flow, flows
+        self._flow, self._flows, self._resumable, self._cuts = flow, flows, resumable, cuts
         self.keys = {key.index: key for key in sorted(keys, key=lambda key: key.index)}
         check_keys([key.index for key in keys], frames)
-        self.cuts = sorted(self._find_cuts() if cuts is None else cuts)
-        self.stretches = stretches(sorted(frames), self.keys, self.cuts)
 
-    def _find_cuts(self) -> list[int]:
+    @cached_property
+    def cuts(self) -> list[int]:
+        """Indices of the first frames of shots."""
         indices = sorted(self._frames)
+        if self._cuts is not None:
+            return sorted(self._cuts)
         if not self.settings.cuts or len(indices) < 3:
             return []
-        known = self._spool.get("cuts")
+        known = self._spool.get("cuts") if self._resumable else None
         if known is None:
             pictures = (self._frames[index] for index in indices)
             places = find_cuts(pictures, step=lambda: self._on_step("looking for cuts"))
             known = {"cuts": torch.tensor([indices[place] for place in places], dtype=torch.long)}
-            self._spool.put("cuts", known)
+            if self._resumable:
+                self._spool.put("cuts", known)
         return [int(index) for index in known["cuts"]]
+
+    @cached_property
+    def stretches(self) -> list[Stretch]:
+        """The clip's stretches."""
+        return stretches(sorted(self._frames), self.keys, self.cuts)
 
     @property
     def uncarried(self) -> list[int]:
@@ -157,18 +137,19 @@ class Propagation:
         """How many frames all walks step over: those between two keys twice."""
         return sum(len(part.indices) * (2 if None not in (part.left, part.right) else 1) for part in self.stretches)
 
-    def results(self, done: Collection[int] = ()) -> Iterator[tuple[int, Carried]]:
-        """Yield (index, what was carried there) for the keys and then for stretch after stretch, without those that
-        are done. A walk that was kept goes on where it was, to the same bytes."""
+    def results(self, done: Collection[int] = ()) -> Iterator[Result]:
+        """Yield what was carried to the keys and then to stretch after stretch, without frames that are done. A walk
+        that was kept goes on where it was, to the same bytes."""
         for index, key in self.keys.items():
             if index not in done:
-                yield index, self._round_trip(key) if self.settings.round_trip else self._exact(key)
+                carried = self._round_trip(key) if self.settings.round_trip else self._exact(key)
+                yield Result(index, key.frame, carried)
         for part in self.stretches:
             if set(part.indices) <= set(done):
                 continue
-            for index, carried in self._stretch(part, done):
-                if index not in done:
-                    yield index, carried
+            for result in self._stretch(part, done):
+                if result.index not in done:
+                    yield result
 
     def _exact(self, key: KeyFrame) -> Carried:
         """A key's own edit; one that is smaller than the frame is put on it."""
@@ -199,11 +180,11 @@ class Propagation:
             self._on_step(f"round trip from frame {key.index}")
         return carried
 
-    def _stretch(self, part: Stretch, done: Collection[int]) -> Iterator[tuple[int, Carried]]:
+    def _stretch(self, part: Stretch, done: Collection[int]) -> Iterator[Result]:
         if part.left is None and part.right is None:
             for index in part.indices:
                 frame = self._frames[index]
-                yield index, Carried(frame, frame.new_ones(frame.shape[-2:]))
+                yield Result(index, frame, Carried(frame, frame.new_ones(frame.shape[-2:])))
                 self._on_step("frames without a key")
         elif part.left is None or part.right is None:
             indices = part.indices if part.right is None else part.indices[::-1]
@@ -214,17 +195,18 @@ class Propagation:
             yield from self._between(part.left, part.right, part.indices, done)
 
     def _walk(
-        self, key: int, indices: Sequence[int], done: Collection[int], name: str
-    ) -> Iterator[tuple[int, Carried]]:
+        self, key: int, indices: Sequence[int], done: Collection[int], name: str, *, keep: bool = True
+    ) -> Iterator[Result]:
         """Outward from a key; frames that are done before the place where the walk was kept are passed over."""
-        walk = begin_walk(self.keys[key], self.settings, self._flow)
+        walk, keep = begin_walk(self.keys[key], self.settings, self._flow), keep and self._resumable
         state_name = f"walk-{name}-{key:06d}-{indices[0]:06d}"
-        first = self._take_up(walk, state_name, indices, done)
+        first = self._take_up(walk, state_name, indices, done) if keep else 0
         before = indices[first - 1] if first else key
         for index, frame in self._read(indices[first:]):
-            yield index, walk.step(frame, self._pair(before, index))
+            yield Result(index, frame, walk.step(frame, self._pair(before, index)))
             before = index
-            self._spool.put(state_name, {**walk.state(), "index": torch.tensor(index)})
+            if keep:
+                self._spool.put(state_name, {**walk.state(), "index": torch.tensor(index)})
             self._on_step(f"{name} from frame {key}")
         self._spool.drop(state_name)
 
@@ -247,21 +229,22 @@ class Propagation:
         walk.restore(state)
         return passed
 
-    def _between(
-        self, left: int, right: int, indices: Sequence[int], done: Collection[int]
-    ) -> Iterator[tuple[int, Carried]]:
+    def _between(self, left: int, right: int, indices: Sequence[int], done: Collection[int]) -> Iterator[Result]:
         names = {index: f"back-{right:06d}-{index:06d}" for index in indices}
         kept = {index for index in indices if self._spool.has(names[index])}
         backward = self._walk(right, indices[::-1], kept, "back") if len(kept) < len(indices) else ()
-        for index, carried in backward:
-            self._spool.put(names[index], {"picture": carried.picture.to(_HALF), "error": carried.error.to(_HALF)})
-        forward = self._walk(left, indices, (), "forth")
-        for number, (index, ahead) in enumerate(forward):
-            behind = self._take_back(names, index)
+        for result in backward:
+            back = result.carried
+            tensors = {"picture": back.picture.to(_HALF), "error": back.error.to(_HALF)}
+            self._spool.put(names[result.index], tensors)
+        forward = self._walk(left, indices, (), "forth", keep=False)  # each frame of it needs all before it, not more
+        for number, result in enumerate(forward):
+            ahead, behind = result.carried, self._take_back(names, result.index)
             share = (number + 1) / (len(indices) + 1)
             sides = (ahead.picture, behind.picture, ahead.error, behind.error)
             picture, chosen = blend(*sides, share, self.settings.blending)
-            yield index, Carried(picture, torch.where(chosen, behind.error, ahead.error))
+            error = torch.where(chosen, behind.error, ahead.error)
+            yield Result(result.index, result.frame, Carried(picture, error))
         for name in names.values():
             self._spool.drop(name)
 

@@ -21,7 +21,7 @@ from ..memory_batches import is_out_of_memory
 from ..paper import MODES
 from ..version import __version__
 from ..video.source import open_frames
-from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference
+from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference, same_picture
 from .folder import job_folder
 from .frames import REPORT
 from .hero_settings import RestoreChoice, TrainingChoice
@@ -139,7 +139,15 @@ def _material(request: TrainRequest, clip: Clip, zero: ZeroFrames, notes: Notes)
         folder = ZeroFrames([request.zero_anchor or ""], "zero_anchor")
         folder.need(clip.indices)
         target = folder.pictures(clip.size_hw, clip.indices)
-    return Material(references, frames, zero.pictures(clip.size_hw, (*clip.indices, *anchors)), target)
+    initial = zero.pictures(clip.size_hw, (*clip.indices, *anchors))
+    if "zero" in MODES[request.training.mode]:
+        for index, reference in references.items():
+            if same_picture(initial[index], reference):
+                notes.add(
+                    f"the initial picture of frame {index} is the edit itself: there is nothing to learn from it; make "
+                    "it with `zero2hero zero`, or `zero2hero propagate --round-trip`"
+                )
+    return Material(references, frames, initial, target)
 
 
 def _state(request: TrainRequest, backbone: DiTBackbone, settings: HeroSettings, clip: Clip) -> dict[str, Any]:

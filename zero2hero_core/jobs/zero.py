@@ -184,9 +184,8 @@ def _check_matches(matches: ClipCorrespondence, clip: Clip, work: ZeroWork, requ
 def _note_no_ops(request: ZeroRequest, notes: Notes, clip: Clip, masks: Masks | None) -> None:
     """Settings that change nothing are said aloud."""
     settings = request.settings
-    if masks is not None and (empty := masks.empty()):
-        where = "every frame, so nothing is edited" if empty == len(clip.indices) else f"{empty} of the frames"
-        notes.add(f"the mask is empty in {where}")
+    if masks is not None:
+        masks.tell_empty(notes)
     if settings.guidance_scale != 1 and not settings.prompt:
         notes.add(f"{setting('guidance_scale')} changes nothing without {setting('prompt')}")
     if request.matches and settings.k == -1:

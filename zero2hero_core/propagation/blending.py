@@ -8,7 +8,7 @@ a mix of both sides that keeps the contrast; and the gradients of the chosen sid
 Follows the blend of Rerender-A-Video (arXiv 2306.07954, section 4.2) after Jamriska et al. 2019, "Stylizing video by
 example". Differs: all is floating point, where they round to 8 bits; least squares are solved exactly, by a cosine
 transform; what is added to gradients is limited, not the gradients, so that equal sides give their picture at strong
-edges too; and weights may be soft.
+edges too; weights may be soft; a choice is not carried on from frame to frame.
 """
 
 from __future__ import annotations
@@ -52,9 +52,7 @@ class BlendSettings:
         check_range("sharpness", self.sharpness, 0.1, 100)
 
 
-def choose(
-    error_forward: torch.Tensor, error_backward: torch.Tensor, alpha: float, carried: torch.Tensor | None = None
-) -> torch.Tensor:
+def choose(error_forward: torch.Tensor, error_backward: torch.Tensor, alpha: float) -> torch.Tensor:
     """Where the backward picture is taken: alpha E_forward >= (1 - alpha) E_backward, and nowhere at alpha 0.
 
     By hand: halfway between the keys the side of the smaller error, backward where they are equal.
@@ -62,15 +60,11 @@ def choose(
     Args:
         error_forward, error_backward: error maps of this same frame, (H, W), from 0 up, smaller is better.
         alpha: 0 at the forward key to 1 at the backward key.
-        carried: where the frame before took the backward picture, moved to this frame, (H, W) bool; it stays backward.
     Returns: (H, W) bool.
     Raises: ShapeError; InputError for an alpha outside 0 to 1.
     """
     _check_errors(error_forward, error_backward, alpha)
     backward = alpha * error_forward >= (1 - alpha) * error_backward
-    if carried is not None:
-        check_shape("carried", carried, error_forward.shape)
-        backward = backward | carried.bool()
     return backward if alpha > 0 else torch.zeros_like(backward)
 
 
@@ -129,7 +123,6 @@ def blend(
     error_backward: torch.Tensor,
     alpha: float,
     settings: BlendSettings | None = None,
-    carried: torch.Tensor | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """One picture of the forward and the backward one, and where the backward one was chosen.
 
@@ -137,14 +130,13 @@ def blend(
         forward, backward: (3, H, W), in [0, 1] where `mix` or `poisson` is on, else any (C, H, W).
         error_forward, error_backward: (H, W), both of this frame (not in the order of the passes).
         alpha: 0 at the forward key to 1 at the backward key.
-        carried: as for `choose`; for the hard choice, or the gradients.
     Returns: picture (C, H, W), in [0, 1] where `mix` or `poisson` is on; mask (H, W) bool.
     Raises: ShapeError; InputError.
     """
     settings = settings or BlendSettings()
     check_shape("forward", forward, ("C", *error_forward.shape))
     check_shape("backward", backward, forward.shape)
-    mask = choose(error_forward, error_backward, alpha, carried)
+    mask = choose(error_forward, error_backward, alpha)
     chosen = torch.where(mask, backward, forward)
     if settings.choice == "soft":
         weight = mix_weights(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from ..checks import InputError, check_shape
+from ..flow.occlusion import points_inside
 from ..flow.steady import steady_flow
 from ..flow.warp import FlowFunction, chain_flows, check_flow_picture
 
@@ -69,9 +70,5 @@ def loop_trust(back: torch.Tensor, ahead: torch.Tensor) -> torch.Tensor:
     Returns: (H, W) in [0, 1].
     Raises: ShapeError.
     """
-    height, width = back.shape[:2]
     gap = chain_flows(back, ahead).square().sum(-1)
-    x = torch.arange(width) + back[..., 0]
-    y = torch.arange(height)[:, None] + back[..., 1]
-    inside = (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
-    return inside / (1 + gap / (_LOOP * min(height, width)) ** 2).sqrt()
+    return points_inside(back) / (1 + gap / (_LOOP * min(back.shape[:2])) ** 2).sqrt()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from ..checks import ShapeError
+from ..spread import spread
 from ..video.resize import resize_frames
 
 WIDTH, PLOT_HEIGHT = 960, 260
@@ -46,7 +47,7 @@ def coverage_picture(
     parts = [torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255]
     shown = sorted(pictures or {})
     if len(shown) > THUMBNAILS:
-        shown = [shown[round(place * (len(shown) - 1) / (THUMBNAILS - 1))] for place in range(THUMBNAILS)]
+        shown = [shown[place] for place in spread(len(shown), THUMBNAILS)]
     for start in range(0, len(shown), _ROW):
         row = shown[start : start + _ROW]
         labels = [f"next: {numbers[place]}" if place == advised else f"{numbers[place]}" for place in row]
@@ -85,8 +86,7 @@ def _draw_plot(
         _mark(draw, x(place), y(coverage[place]), bottom, _KEY)
     if advised is not None:
         _mark(draw, x(advised), y(coverage[advised]), bottom, _NEXT)
-    ticks = sorted({round(place * (len(coverage) - 1) / 8) for place in range(9)})
-    for place in ticks:
+    for place in spread(len(coverage), 9):
         draw.text((x(place), bottom + 6), str(numbers[place]), fill="black", font=font, anchor="mt")
     mean = sum(coverage) / len(coverage)
     words = [

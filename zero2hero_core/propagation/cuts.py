@@ -16,7 +16,7 @@ import torch.nn.functional as F
 
 from ..flow.occlusion import agreement
 from ..flow.warp import SMALLEST_SIDE, FlowFunction, warp_backward
-from ..luma import LUMA
+from ..luma import luma_of
 
 UNEXPLAINED = (
     0.55  # of a frame's detail; neighbours in footage stay below 0.15, first frames of another shot above 0.65
@@ -38,7 +38,7 @@ def unexplained(frame: torch.Tensor, other: torch.Tensor, flow: torch.Tensor) ->
     Args: frame, other: (3, H, W) in [0, 1]; flow: (H, W, 2) from the frame to the other one.
     Returns: 0 (all explained) to 2.
     """
-    there, here = warp_backward(_luma(other)[None], flow)[0], _luma(frame)
+    there, here = warp_backward(luma_of(other)[None], flow)[0], luma_of(frame)
     values = torch.stack([here, there, here * here, there * there, here * there])[:, None]
     side = min(_WINDOW, *frame.shape[-2:])
     mean, other_mean, square, other_square, product = F.avg_pool2d(values, side, max(1, side // 2))[:, 0]
@@ -125,7 +125,7 @@ def best_shift(frame: torch.Tensor, other: torch.Tensor) -> tuple[int, int]:
     picture moves. By phase correlation of their brightness (Kuglin and Hines 1975). Args: (3, H, W) twice."""
     height, width = frame.shape[-2:]
     window = torch.hann_window(height)[:, None] * torch.hann_window(width)
-    one, two = (torch.fft.rfft2((luma - luma.mean()) * window) for luma in (_luma(frame), _luma(other)))
+    one, two = (torch.fft.rfft2((luma - luma.mean()) * window) for luma in (luma_of(frame), luma_of(other)))
     cross = two * one.conj()
     peak = int(torch.fft.irfft2(cross / cross.abs().clamp_min(1e-9), (height, width)).argmax())
     dy, dx = divmod(peak, width)
@@ -145,7 +145,3 @@ def _disagreement(there: torch.Tensor, back: torch.Tensor) -> float:
 
 def _median(values: list[float]) -> float:
     return sorted(values)[len(values) // 2]
-
-
-def _luma(picture: torch.Tensor) -> torch.Tensor:
-    return torch.einsum("chw,c->hw", picture.float(), torch.tensor(LUMA, device=picture.device))

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from ..checks import InputError, ShapeError, check_range, setting
 from ..flow.dis import dis_flow
 from ..flow.occlusion import points_inside
-from ..flow.warp import FlowFunction, check_flow_pair, warp_backward
+from ..flow.warp import FlowFunction, chain_flows, check_flow_pair, warp_backward
 
 LARGEST_WINDOW = 60
 _LOOP = 1.0  # pixels by which the flows of a step may disagree before a place counts half
@@ -135,7 +135,7 @@ class Deflicker:
             step = self.steps(other - 1)[0] if direction > 0 else self.steps(other)[1]
             moved = warp_backward(torch.cat([step.flow.permute(2, 0, 1), step.trust]), chain)
             chain, trust = chain + moved[:2].permute(1, 2, 0), trust * moved[2:]
-            both = sharp_warp(torch.cat(self.pictures(other)), chain)
+            both = warp_backward(torch.cat(self.pictures(other)), chain, mode="bicubic")
             difference = _smoothed((both[:3] - here).abs().mean(0, keepdim=True))
             yield both, trust * points_inside(chain)[None] * _half_at(difference, _LIKENESS)
 
@@ -153,21 +153,7 @@ def step_trust(flow: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
     Args: flow, back: (H, W, 2).
     Returns: (1, H, W), 1 where the loop closes.
     """
-    loop = (flow + warp_backward(back.permute(2, 0, 1), flow).permute(1, 2, 0)).norm(dim=-1)
-    return _half_at(loop, _LOOP)[None]
-
-
-def sharp_warp(picture: torch.Tensor, flow: torch.Tensor) -> torch.Tensor:
-    """`warp_backward` with bicubic weights, which keep fine detail where bilinear ones blur; may leave [0, 1].
-
-    Args: picture: (C, H, W); flow: (H, W, 2) in pixels.
-    Returns: (C, H, W).
-    """
-    height, width = picture.shape[-2:]
-    x = torch.arange(width, device=picture.device) + flow[..., 0]
-    y = torch.arange(height, device=picture.device)[:, None] + flow[..., 1]
-    grid = torch.stack([(2 * x + 1) / width - 1, (2 * y + 1) / height - 1], -1)[None]
-    return F.grid_sample(picture[None], grid, mode="bicubic", padding_mode="border", align_corners=False)[0]
+    return _half_at(chain_flows(flow, back).norm(dim=-1), _LOOP)[None]
 
 
 def local_gain(guide: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:

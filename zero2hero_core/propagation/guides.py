@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from ..checks import InputError, check_range, check_shape
-from ..luma import LUMA
+from ..luma import luma_of
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ def edges(picture: torch.Tensor) -> torch.Tensor:
 
     Args: picture: (3, H, W) in [0, 1].   Returns: (1, H, W).
     """
-    luma = (picture.float() * picture.new_tensor(LUMA, dtype=torch.float32)[:, None, None]).sum(0)
+    luma = luma_of(picture)
     wide = F.pad(luma[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
     around = wide[:-2, 1:-1] + wide[2:, 1:-1] + wide[1:-1, :-2] + wide[1:-1, 2:]
     return (4 * luma - around).clamp(-1, 1)[None]

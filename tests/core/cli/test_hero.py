@@ -703,3 +703,13 @@ def test_out_of_memory_while_restoring(restore, unbroken, tmp_path, monkeypatch,
     assert restore(out="none") == 1
     line = error_line(capsys)
     assert "out of memory with a single frame" in line and "--size" in line and "--resume" in line
+
+
+def test_initial_pictures_that_are_the_edit_itself_are_told(train, material, tmp_path, capsys):
+    """What `propagate` carries without a round trip: the key frame is the edit."""
+    frames = {index: read_image(material / "truth" / f"{index}.png") for index in range(6)}
+    store_zero(tmp_path / "carried", frames)
+    assert train("--train-steps", "1", zero=str(tmp_path / "carried")) == 0
+    assert "the initial picture of frame 0 is the edit itself" in capsys.readouterr().err
+    assert train("--train-steps", "1", out="worn") == 0
+    assert "is the edit itself" not in capsys.readouterr().err

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from moving import pan
+from moving import drift, pan
 
 import zero2hero_core
 from zero2hero_core.checks import InputError
@@ -18,24 +18,16 @@ from zero2hero_core.video.writer import VideoWriter, write_image
 COUNT, RATE, HEIGHT, WIDTH = 8, 8, 48, 64
 
 
-def frame(index: int, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
-    """A soft pattern that drifts to the right."""
-    y, x = torch.meshgrid(torch.arange(height) / height, torch.arange(width) / width, indexing="ij")
-    place = x - index / WIDTH
-    waves = (torch.sin(6 * place), torch.cos(7 * y + 5 * place), torch.sin(4 * y - 3 * place))
-    return torch.stack([0.5 + 0.4 * wave for wave in waves])
-
-
 @pytest.fixture(scope="session")
 def material(tmp_path_factory) -> Path:
     """clip.mkv (lossless), edits of its frames, a mask."""
     folder = tmp_path_factory.mktemp("propagate")
     with VideoWriter(folder / "clip.mkv", RATE) as writer:
         for index in range(COUNT):
-            writer.write(frame(index))
+            writer.write(drift(index))
     for index in (0, 3, 7):
-        write_image(folder / f"edit{index}.png", 1 - frame(index).flip(0))
-    write_image(folder / "small.png", 1 - frame(0, HEIGHT // 2, WIDTH // 2).flip(0))
+        write_image(folder / f"edit{index}.png", 1 - drift(index).flip(0))
+    write_image(folder / "small.png", 1 - drift(0, HEIGHT // 2, WIDTH // 2).flip(0))
     write_image(folder / "tall.png", torch.zeros(3, WIDTH, HEIGHT))
     half = torch.zeros(1, HEIGHT, WIDTH)
     half[:, :, WIDTH // 2 :] = 1
@@ -59,7 +51,7 @@ def test_every_frame_gets_the_edit_and_keys_get_it_exactly(material, tmp_path, k
     pictures = open_frames(tmp_path / "out" / "frames", multiple=1)
     assert len(pictures) == len(open_frames(tmp_path / "out" / "edited.mp4", multiple=1)) == COUNT
     for index in range(COUNT):
-        assert (pictures[index] - (1 - frame(index).flip(0))).abs().mean() < 0.05
+        assert (pictures[index] - (1 - drift(index).flip(0))).abs().mean() < 0.05
     for index in keys:
         assert torch.equal(pictures[index], read_image(material / f"edit{index}.png"))
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -112,7 +104,7 @@ def test_two_keys_may_be_blended_otherwise(material, tmp_path, options):
     soft, out = files(tmp_path / "soft"), files(tmp_path / "out")
     assert soft != out and soft["frame_000007.png"] == out["frame_000007.png"]
     pictures = open_frames(tmp_path / "out" / "frames", multiple=1)
-    assert (pictures[3] - (1 - frame(3).flip(0))).abs().mean() < 0.08
+    assert (pictures[3] - (1 - drift(3).flip(0))).abs().mean() < 0.08
 
 
 def test_an_empty_mask_is_said_aloud_and_changes_nothing(material, tmp_path, capsys):
@@ -126,7 +118,7 @@ def test_a_small_edit_is_put_on_the_clips_own_size(material, tmp_path):
     pictures = open_frames(tmp_path / "out" / "frames", multiple=1)
     assert pictures.size_hw == (HEIGHT, WIDTH)
     for index in range(COUNT):
-        assert (pictures[index] - (1 - frame(index).flip(0))).abs().mean() < 0.06
+        assert (pictures[index] - (1 - drift(index).flip(0))).abs().mean() < 0.06
 
 
 def test_a_key_need_not_be_among_the_chosen_frames(material, tmp_path):
@@ -159,6 +151,15 @@ def test_a_stopped_run_resumes_to_the_same_bytes(material, tmp_path, monkeypatch
     assert (out / "edited.mp4").read_bytes() == (tmp_path / "whole" / "edited.mp4").read_bytes()
 
 
+def test_resume_may_be_written_from_the_start(material, tmp_path):
+    assert main(arguments(material, tmp_path / "out", "--resume")) == 0
+    assert len(files(tmp_path / "out")) == COUNT
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "notes.txt").touch()
+    assert main(arguments(material, tmp_path / "other", "--resume")) == 2
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -187,7 +188,7 @@ def test_an_edit_of_another_shape_is_cut_and_that_is_said(material, tmp_path, ca
 
 
 def test_an_edit_that_changes_nothing_keeps_every_pixel(material, tmp_path, capsys):
-    write_image(tmp_path / "same.png", frame(0))
+    write_image(tmp_path / "same.png", drift(0))
     options = ["propagate", "--video", str(material / "clip.mkv"), "--key", f"0={tmp_path / 'same.png'}"]
     assert main([*options, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     assert "is the frame itself" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from moving import drift
 
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.evaluation.quality.ebsynth import run_ebsynth
@@ -34,9 +35,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def clip(count: int = 4) -> torch.Tensor:
-    y, x = torch.meshgrid(torch.arange(32) / 32, torch.arange(40) / 40, indexing="ij")
-    frames = [torch.stack([torch.sin(6 * (x - n / 40)), torch.cos(7 * y + 5 * x), x * y]) for n in range(count)]
-    return 0.5 + 0.4 * torch.stack(frames)
+    return torch.stack([drift(index) for index in range(count)])
 
 
 def test_it_is_asked_outward_from_the_key_with_its_users_guides(program: Path) -> None:

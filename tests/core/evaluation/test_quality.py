@@ -19,14 +19,17 @@ from zero2hero_core.evaluation.quality import runner, suites
 from zero2hero_core.evaluation.quality import tasks as bench_tasks
 from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.measures import measure
-from zero2hero_core.evaluation.quality.methods import METHODS, Tools, run_method
+from zero2hero_core.evaluation.quality.methods import METHODS, MirroredErrors, Tools, run_method
 from zero2hero_core.evaluation.quality.plan import fill_table, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
 from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import spread, summary
 from zero2hero_core.evaluation.quality.suites import SUITES, Suite, Table
 from zero2hero_core.files.json_file import finite
+from zero2hero_core.jobs.propagation import Propagation, key_frames
+from zero2hero_core.jobs.spool import Spool
 from zero2hero_core.metrics.psnr import psnr
+from zero2hero_core.propagation.settings import PropagationSettings
 from zero2hero_core.tiny.scenes.scene import Scene, split_seed
 from zero2hero_core.tiny.unet import RECOMMENDED
 from zero2hero_core.zero_stage.stage import ZeroStageSettings
@@ -110,12 +113,26 @@ def test_the_truth_itself_is_perfect_and_errors_count(tasks: Path) -> None:
 def test_propagation_takes_further_keys_and_may_mirror_errors(tasks: Path, tmp_path: Path) -> None:
     clip, tools = clip_at(sorted(tasks.glob("*-test-*"))[0]), Bench(tmp_path).tools
     hard = {"engine": "flow", "keys": (2,), "blending": {"choice": "hard"}}
-    one, two, mirrored = (
+    one, two = (
         run_method(tools, clip, Spec("propagation", options), [0, 1, 2]).pictures
-        for options in ({"engine": "flow"}, hard, hard | {"mirrored": True})
+        for options in ({"engine": "flow"}, hard)
     )
     assert torch.equal(two[2], clip.truth[2]) and not torch.equal(one[2], clip.truth[2])
-    assert torch.equal(mirrored, two)  # a single frame between mirrors itself
+
+
+def test_mirrored_errors_are_those_of_the_frame_on_the_other_side(tmp_path: Path) -> None:
+    spool = Spool(tmp_path)
+    names = {index: f"back-{index}" for index in (3, 4, 5)}
+    for index, name in names.items():
+        spool.put(name, {"picture": torch.full((3, 2, 2), index / 10), "error": torch.full((2, 2), float(index))})
+    frames = {index: torch.rand(3, 32, 32) for index in range(8)}
+    keys = key_frames(frames, [(0, frames[0])])
+    plain, mirrored = (kind(frames, keys, PropagationSettings(), spool) for kind in (Propagation, MirroredErrors))
+    for index, other in ((3, 5), (4, 4), (5, 3)):
+        assert plain._take_back(names, index).error.unique().tolist() == [index]
+        back = mirrored._take_back(names, index)
+        assert back.error.unique().tolist() == [other]
+        assert torch.equal(back.picture, plain._take_back(names, index).picture)
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -9,7 +9,8 @@ import torch
 from moving import pan
 
 from zero2hero_core.checks import InputError
-from zero2hero_core.jobs.propagation import Propagation, Spool, Stretch, key_frames, put_within, stretches
+from zero2hero_core.jobs.propagation import Propagation, Stretch, key_frames, put_within, stretches
+from zero2hero_core.jobs.spool import Spool
 from zero2hero_core.propagation.names import ENGINES
 from zero2hero_core.propagation.patch_carry import CarrySettings
 from zero2hero_core.propagation.patch_synthesis import PatchSettings
@@ -28,7 +29,7 @@ def clip(count: int, height: int = 64, width: int = 96) -> dict[int, torch.Tenso
 def run(folder, frames, keys, done=(), settings=SETTINGS, **options):
     edits = [(index, 1 - frames[index]) for index in keys]
     work = Propagation(frames, key_frames(frames, edits), settings, Spool(folder / "walks"), **options)
-    return dict(work.results(done))
+    return {result.index: result.carried for result in work.results(done)}
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_a_walk_steps_over_each_frame_once_from_each_of_its_keys(tmp_path):
     frames, steps = clip(8), []
     keys = key_frames(frames, [(index, 1 - frames[index]) for index in (1, 4)])
     work = Propagation(frames, keys, SETTINGS, Spool(tmp_path), cuts=(6,), on_step=steps.append)
-    assert sorted(dict(work.results())) == list(range(8))
+    assert sorted(result.index for result in work.results()) == list(range(8))
     assert len(steps) == work.steps == 1 + 2 * 2 + 1 + 2
 
 
@@ -99,12 +100,12 @@ def test_a_run_that_stopped_goes_on_to_the_same_bytes(tmp_path, keys, engine):
         edits = key_frames(frames, [(index, 1 - frames[index]) for index in keys])
         work = Propagation(frames, edits, settings, Spool(folder), on_step=count)
         try:
-            for index, carried in work.results():
-                pictures[index] = carried.picture
+            for result in work.results():
+                pictures[result.index] = result.carried.picture
         except Stop:
             pass
         again = Propagation(frames, edits, settings, Spool(folder))
-        pictures |= {index: carried.picture for index, carried in again.results(set(pictures))}
+        pictures |= {result.index: result.carried.picture for result in again.results(set(pictures))}
         assert sorted(pictures) == sorted(frames)
         assert all(torch.equal(pictures[index], whole[index].picture) for index in frames), stop
 
@@ -154,7 +155,8 @@ def test_a_small_edit_changes_large_frames_and_keeps_their_size(tmp_path):
     frames = clip(3, 128, 192)
     small = torch.nn.functional.avg_pool2d(frames[0][None], 2)[0]
     keys = key_frames(frames, [(0, (small * 0.5).contiguous())])
-    results = dict(Propagation(frames, keys, SETTINGS, Spool(tmp_path)).results())
+    work = Propagation(frames, keys, SETTINGS, Spool(tmp_path))
+    results = {result.index: result.carried for result in work.results()}
     for index, frame in frames.items():
         assert results[index].picture.shape == frame.shape
         assert (results[index].picture - frame * 0.5).abs().mean() < 0.03
@@ -198,3 +200,26 @@ def test_a_round_trip_wears_the_key_as_other_frames(tmp_path):
     assert all(torch.equal(plain[index].picture, worn[index].picture) for index in frames if index != 2)
     wear = (worn[2].picture - (1 - frames[2])).abs().mean()
     assert 0.001 < wear < 0.05
+
+
+def test_results_bring_the_frame_along_and_nothing_is_kept_that_nobody_takes_up(tmp_path):
+    frames = clip(5)
+    keys = key_frames(frames, [(index, 1 - frames[index]) for index in (0, 4)])
+    work = Propagation(frames, keys, SETTINGS, Spool(tmp_path), resumable=False)
+    kept = set()
+    for result in work.results():
+        assert torch.equal(result.frame, frames[result.index])
+        kept |= {path.name.split("-")[0] for path in tmp_path.glob("*")}
+    assert kept == {"back"}
+
+
+def test_what_else_lies_in_the_folder_stays(tmp_path):
+    spool = Spool(tmp_path / "walks")
+    spool.put("one", {"value": torch.ones(1)})
+    (tmp_path / "walks" / "notes.txt").touch()
+    spool.close()
+    assert [path.name for path in (tmp_path / "walks").iterdir()] == ["notes.txt"]
+    spool.put("one", {"value": torch.ones(1)})
+    (tmp_path / "walks" / "notes.txt").unlink()
+    spool.close()
+    assert not (tmp_path / "walks").exists()

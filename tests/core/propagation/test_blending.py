@@ -49,12 +49,6 @@ def test_choice_by_hand() -> None:
     assert choose(forward, backward, 1.0).all()
 
 
-def test_what_was_backward_stays_backward() -> None:
-    carried = torch.tensor([[True, False]])
-    assert choose(torch.zeros(1, 2), torch.ones(1, 2), 0.5, carried).tolist() == [[True, False]]
-    assert not choose(torch.zeros(1, 2), torch.ones(1, 2), 0.0, carried).any()
-
-
 def test_exchanged_sides_exchange_the_choice() -> None:
     first, second = errors(1), errors(2)
     for alpha in (0.2, 0.5, 0.9):
@@ -140,7 +134,5 @@ def test_refusals() -> None:
         choose(errors(0), errors(1), 1.5)
     with pytest.raises(ShapeError, match="error_backward"):
         choose(errors(0), errors(1, 3, 3), 0.5)
-    with pytest.raises(ShapeError, match="carried"):
-        choose(errors(0), errors(1), 0.5, torch.zeros(2, 2))
     with pytest.raises(ShapeError, match="forward"):
         blend(picture(0, 9, 9), picture(1), errors(0), errors(1), 0.5)

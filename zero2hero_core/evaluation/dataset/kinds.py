@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from ...luma import LUMA
+from ...luma import luma_of
 from ...video.source import FrameSource
 from .correspondence import FrameCorrespondence
 from .writer import TaskWriter
@@ -35,7 +35,7 @@ class TwoLooks(Protocol):
 
 def grey(picture: torch.Tensor) -> torch.Tensor:
     """Return the BT.601 luma of a picture (3, H, W) in all three channels: 0.299 R + 0.587 G + 0.114 B."""
-    luma = torch.einsum("chw,c->hw", picture, picture.new_tensor(LUMA))
+    luma = luma_of(picture)
     return luma.expand(3, -1, -1).clamp(0, 1)
 
 

@@ -23,7 +23,8 @@ from ...flow.raft import load_raft
 from ...flow.warp import FlowFunction
 from ...hero_stage.stage import HeroStage
 from ...jobs.material import Material
-from ...jobs.propagation import Propagation, Spool, key_frames
+from ...jobs.propagation import Propagation, key_frames
+from ...jobs.spool import Spool
 from ...jobs.training import Training
 from ...metrics.psnr import psnr
 from ...propagation.blending import BlendSettings
@@ -183,8 +184,9 @@ def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[in
     originals = dict(enumerate(clip.frames))
     edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
     with TemporaryDirectory(prefix="zero2hero_") as folder:
-        work = carry(originals, key_frames(originals, edits), settings, Spool(Path(folder) / "walks"))
-        pictures = {index: carried.picture for index, carried in work.results()}
+        keys, spool = key_frames(originals, edits), Spool(Path(folder) / "walks")
+        work = carry(originals, keys, settings, spool, resumable=False)
+        pictures = {result.index: result.carried.picture for result in work.results()}
     return MethodResult(torch.stack([pictures[index] for index in frames]))
 
 
