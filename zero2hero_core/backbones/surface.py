@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from ..attention.conditions import Condition
+from ..attention.features import FeatureGuidance
+from ..attention.guidance import Guidance, Pass
 from ..attention.protocol import AttentionHook, HookSlot
 
 
@@ -100,6 +102,42 @@ class UNetSurface(ModelSurface, Protocol):
 
     def features(self, latents: torch.Tensor, timestep: int, context: torch.Tensor, block: int) -> torch.Tensor:
         """Output (B, C', h', w') of decoder block 0..3 for noisy latents."""
+        ...
+
+
+class GuidedDenoiser(ModelSurface, Protocol):
+    """A Stable Diffusion UNet with its prompts and ControlNets, as text-guided stages paint frames with it.
+
+    It knows what to say and what to show of every frame of the clip by the frame's number.
+    """
+
+    @property
+    def alphas_cumprod(self) -> torch.Tensor:
+        """Training schedule (T,), float32, on the CPU."""
+        ...
+
+    def size_of_layer(self, layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
+        """Token grid (h, w) of an attention layer (3 to 11) for latents of a size."""
+        ...
+
+    def posterior(self, images: torch.Tensor) -> LatentDistribution:
+        """What the encoder says of images. Raises: InputError when the sides are no multiples of `multiple`."""
+        ...
+
+    def guided_noise(
+        self,
+        latents: torch.Tensor,
+        now: Pass,
+        guidances: Sequence[Guidance] = (),
+        features: Sequence[FeatureGuidance] = (),
+        *,
+        controlled: bool = True,
+    ) -> torch.Tensor:
+        """Noise (B, C, h, w), float32, in latents of the frames `now.frames`, after classifier-free guidance.
+
+        Guidances are called for the pass with the prompt and for that with the negative one, which
+        `Pass.conditional` tells apart. controlled: False leaves the ControlNets out.
+        """
         ...
 
 
