@@ -12,6 +12,7 @@ TOPICS = (
     "key_frames",
     "propagation",
     "deflicker",
+    "guidance",
     "zero_stage",
     "hero_training",
     "hero_stage",

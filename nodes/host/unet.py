@@ -89,6 +89,7 @@ class HostUNet(UNetCalls):
         model, vae, conditioning: as they come from the host's sockets; the first entry of the conditioning is used.
         on_call: called after each pass of the UNet (progress).
         extra_memory: bytes that the caller will keep on the device beside the weights and one pass.
+        socket: what messages call the conditioning.
     Raises: InputError, with the socket's name, for anything but SD 1.x / 2.x parts that belong together.
     """
 
@@ -100,11 +101,12 @@ class HostUNet(UNetCalls):
         *,
         on_call: Callable[[], None] | None = None,
         extra_memory: int = 0,
+        socket: str = "conditioning",
     ) -> None:
         check_model(model)
         check_vae(vae, model)
         self.vae, self.on_call, self.extra_memory = vae, on_call, extra_memory
-        self.empty_embedding = read_context(conditioning, model)
+        self.empty_embedding = read_context(conditioning, model, socket)
         self._slot = _Slot()
         self.model = model.clone()
         self._plain = self.model.model_options["transformer_options"]  # the next line puts another in its place

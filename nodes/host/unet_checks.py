@@ -54,16 +54,16 @@ def _check_sampling(sampling: Any) -> None:
         raise InputError(f"model: expected a noise schedule of {TRAINED_STEPS} steps, got {steps}; {_SAMPLING_REMEDY}.")
 
 
-def read_context(conditioning: Any, model: Any) -> torch.Tensor:
+def read_context(conditioning: Any, model: Any, socket: str = "conditioning") -> torch.Tensor:
     """The text embedding (1, L, D) of a CONDITIONING's first entry. Raises: InputError when it is of another family."""
     if not conditioning:
-        raise InputError("conditioning: expected one entry, got none; connect CLIP Text Encode with an empty text.")
+        raise InputError(f"{socket}: expected one entry, got none; connect CLIP Text Encode.")
     context = conditioning[0][0]
     blocks = model.model.diffusion_model.output_blocks
     width = transformer_of(blocks[3]).transformer_blocks[0].attn2.to_k.in_features
     if context.ndim != 3 or context.shape[-1] != width:
         raise InputError(
-            f"conditioning: expected a text embedding {width} wide for this MODEL, got {tuple(context.shape)}; "
+            f"{socket}: expected a text embedding {width} wide for this MODEL, got {tuple(context.shape)}; "
             "connect CLIP Text Encode with the CLIP of the same checkpoint."
         )
     first: torch.Tensor = context[:1].float()

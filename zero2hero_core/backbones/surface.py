@@ -18,6 +18,18 @@ from ..attention.guidance import Guidance, Pass
 from ..attention.protocol import AttentionHook, HookSlot
 
 
+class LatentCodec(Protocol):
+    """Pictures <-> the latents that a model works on; packed ones for a diffusion transformer."""
+
+    def encode(self, images: torch.Tensor, /) -> torch.Tensor:
+        """Images (N, 3, H, W) in [0, 1] -> latents (N, C, h, w), float32."""
+        ...
+
+    def decode(self, latents: torch.Tensor, /) -> torch.Tensor:
+        """Latents -> images (N, 3, H, W) in [0, 1]."""
+        ...
+
+
 class ModelSurface(Protocol):
     """What every model tells and does."""
 
@@ -46,7 +58,7 @@ class ModelSurface(Protocol):
         """Sides of pictures must be multiples of this."""
         ...
 
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
+    def encode(self, images: torch.Tensor, /) -> torch.Tensor:
         """Latents of images, the most likely ones; packed (N, C, h, w) for a diffusion transformer."""
         ...
 
@@ -147,18 +159,6 @@ class TextEmbedding:
 
     tokens: torch.Tensor
     pooled: torch.Tensor | None = None
-
-
-class LatentCodec(Protocol):
-    """Pictures <-> the packed latents that the transformer works on."""
-
-    def encode(self, images: torch.Tensor) -> torch.Tensor:
-        """Images (N, 3, H, W) in [0, 1] -> packed latents (N, C, h, w), float32."""
-        ...
-
-    def decode(self, packed: torch.Tensor) -> torch.Tensor:
-        """Packed latents -> images (N, 3, H, W) in [0, 1]."""
-        ...
 
 
 @dataclass(frozen=True)

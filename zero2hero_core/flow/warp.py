@@ -36,12 +36,12 @@ def check_flow_pair(source: torch.Tensor, target: torch.Tensor) -> None:
 
 
 def warp_backward(
-    values: torch.Tensor, flow: torch.Tensor, *, mode: Literal["bilinear", "bicubic"] = "bilinear"
+    values: torch.Tensor, flow: torch.Tensor, *, mode: Literal["bilinear", "bicubic", "nearest"] = "bilinear"
 ) -> torch.Tensor:
     """Read `values` at the places that the flow points to: out(x) = values(x + flow(x)), border repeated.
 
     Args: values: (C, H, W), floating point; flow: (H, W, 2) in pixels; mode: bicubic keeps fine detail that bilinear
-    reading blurs, and may leave the range of the values.
+    reading blurs, and may leave the range of the values; nearest mixes nothing.
     Returns: (C, H, W), on the device of `values`.
     Raises: ShapeError when the sizes differ.
     """

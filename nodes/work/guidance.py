@@ -1,0 +1,141 @@
+"""The work of the nodes that paint key frames: checks and sentences for the sockets, progress. The core paints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from ...zero2hero_core.checks import InputError
+from ...zero2hero_core.guidance.fidelity import encode_faithfully
+from ...zero2hero_core.guidance.pixel_target import PixelSettings
+from ...zero2hero_core.guidance.rerender import KeyFramePainter
+from ...zero2hero_core.guidance.settings import RerenderSettings
+from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
+from ...zero2hero_core.jobs.guidance import paint_key_frames, rerender_steps
+from ..convert.checks import socket_words
+from ..convert.pictures import size_hw_of, to_core, to_host
+from ..host.guided import HostDenoiser
+from ..host.notes import Notes
+from ..host.services import Progress, io
+from ..host.unet_checks import check_sides
+from ..host.vae import HostVAE
+
+
+@dataclass(frozen=True)
+class Painted:
+    """pictures: IMAGE (N, H, W, 3); latents: (N, C, h, w), as the host's LATENT holds them."""
+
+    pictures: torch.Tensor
+    latents: torch.Tensor
+    notes: Notes
+
+
+@dataclass(frozen=True)
+class Keys:
+    """The key frames of the sockets: images (N, 3, H, W), their numbers in the clip, the anchor's, and its edit (3, H,
+    W) or None."""
+
+    images: torch.Tensor
+    numbers: tuple[int, ...]
+    anchor: int
+    edit: torch.Tensor | None
+
+    @property
+    def frames(self) -> dict[int, torch.Tensor]:
+        """(3, H, W) by number."""
+        return dict(zip(self.numbers, self.images, strict=True))
+
+
+def paint_one_by_one(
+    node: type[io.ComfyNode], native: tuple[Any, Any, Any, Any], frames: Any, edit: Any, widgets: Any
+) -> Painted:
+    """Rerender-A-Video on the keys. native: MODEL, VAE, positive, negative. Raises: InputError with the socket."""
+    keys, notes = read_keys(frames, edit, widgets), Notes(node)
+    settings = _rerender_settings(widgets)
+    denoiser = HostDenoiser(*native, guidance_scale=widgets["cfg"], frames=keys.numbers)
+    check_sides("frames", keys.images, denoiser.multiple)
+    bar: list[Progress] = []
+    painter = KeyFramePainter(denoiser, settings, on_step=lambda: bar[0].step())
+    bar.append(Progress(max(1, rerender_steps(painter, len(keys.numbers)))))
+
+    def work() -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        pictures, latents = {}, {}
+        for key in paint_key_frames(painter, keys.frames, keys.numbers, keys.anchor, keys.edit):
+            pictures[key.index], latents[key.index] = key.picture, denoiser.vae_latents(key.latents).cpu()
+            bar[0].step(0, key.picture)
+        return pictures, latents
+
+    with socket_words({"anchor": "anchor_index"}):
+        pictures, latents = denoiser.sampling(work, denoiser.latent_hw(size_hw_of(keys.images)))
+    return _in_order(keys, pictures, latents, notes)
+
+
+def _in_order(keys: Keys, pictures: dict[int, torch.Tensor], latents: dict[int, torch.Tensor], notes: Notes) -> Painted:
+    if not all(bool(torch.isfinite(one).all()) for one in latents.values()):
+        notes.warn("the result holds numbers that are not finite; start ComfyUI with --force-fp32 or --bf16-unet.")
+    images = torch.stack([pictures[number] for number in keys.numbers])
+    return Painted(to_host(images), torch.cat([latents[number] for number in keys.numbers]), notes)
+
+
+def read_keys(frames: Any, edit: Any, widgets: Any) -> Keys:
+    """Key frames and anchor as the sockets give them. Raises: InputError naming the socket."""
+    images = to_core(frames, "frames")
+    with socket_words({}):
+        numbers = tuple(read_frame_numbers("keys", widgets.get("keys", ""))) or tuple(range(len(images)))
+    if len(numbers) != len(images):
+        raise InputError(
+            f"keys: expected {len(images)} numbers, one for each picture of frames, got {len(numbers)}; connect "
+            "key_frames and key_indices of the same SelectKeyFrames."
+        )
+    anchor = widgets.get("anchor_index", 0)
+    if anchor not in numbers:
+        raise InputError(
+            f"anchor_index: expected one of keys ({', '.join(map(str, numbers))}), got {anchor}; choose one of them, "
+            "or give it to SelectKeyFrames as a key."
+        )
+    picture = None
+    if edit is not None:
+        pictures = to_core(edit, "edit")
+        if len(pictures) != 1 or size_hw_of(pictures) != size_hw_of(images):
+            (height, width), (h, w) = size_hw_of(images), size_hw_of(pictures)
+            raise InputError(
+                f"edit: expected one picture of {width} x {height} pixels like the frames, got {len(pictures)} of "
+                f"{w} x {h}; connect the edited anchor, resized without cropping."
+            )
+        picture = pictures[0]
+    return Keys(images, numbers, anchor, picture)
+
+
+def _rerender_settings(widgets: Any) -> RerenderSettings:
+    on = {
+        "cross_window": "cross_frame",
+        "shape_window": "shape_fusion",
+        "pixel_window": "pixel_fusion",
+        "colour_window": "match_colour",
+    }
+    off: dict[str, Any] = {name: None for name, widget in on.items() if not widgets.get(widget, True)}
+    pixel = PixelSettings(
+        pixel_strength=widgets.get("pixel_strength", 0.5), compensation=widgets.get("compensation", 1.0)
+    )
+    chosen = RerenderSettings(
+        steps=widgets["steps"],
+        strength=widgets["strength"],
+        seed=widgets["seed"],
+        loose=widgets.get("loose", True),
+        update_every=widgets.get("update_every", 1),
+        pixel=pixel,
+        preserve_colour=widgets.get("preserve_colour", True),
+    )
+    return replace(chosen, **off)
+
+
+def encode_pictures(images: Any, vae: Any, compensation: float, threshold: float) -> torch.Tensor:
+    """Latents (N, C, h, w) of an IMAGE, as the host's LATENT holds them."""
+    pictures, model = to_core(images, "images"), HostVAE(vae)
+    check_sides("images", pictures, model.multiple)
+    parts = [
+        encode_faithfully(model, picture[None], compensation=compensation, threshold=threshold) for picture in pictures
+    ]
+    return torch.cat(parts).cpu()

@@ -1,0 +1,161 @@
+"""Tokens of frames that are done, kept for those that follow: attention to them is Rerender-A-Video's.
+
+Source: arXiv 2306.07954, eq. 6: a layer reads [tokens of the anchor ; tokens of the key before] in place of its own.
+Differs: keys and values are kept as they are projected, in place of what they are projected from; the result is the
+same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from ..attention.guidance import Guidance, Pass, Role
+from ..attention.protocol import Attention
+from ..checks import InputError, Zero2HeroError
+from ..files.tensor_file import write_tensors
+
+KEY_VALUE = frozenset({"key", "value"})
+_Name = tuple[int, bool, int]  # step, conditional, layer
+
+
+class TokenBank:
+    """Keys and values (1, heads, N, head_dim) of one frame, by step, half of the guidance and layer.
+
+    Args: dtype: that they are kept in, None for that of the model; device: where, None for where they were computed.
+    At 512 x 512 pixels, 20 steps and all layers of SD 1.5 half precision takes 1.1 GB, without the coarsest 0.9 GB.
+    """
+
+    def __init__(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None):
+        self.dtype, self.device = dtype, device
+        self._tokens: dict[_Name, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def put(self, now: Pass, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep the tokens of a layer in a pass."""
+        kept = [tensor.to(self.device or tensor.device, self.dtype or tensor.dtype) for tensor in (key, value)]
+        self._tokens[now.step, now.conditional, layer] = (kept[0], kept[1])
+
+    def get(self, now: Pass, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values that were kept at this step, in the type and on the device of `like`.
+
+        Raises: Zero2HeroError when there are none.
+        """
+        name = (now.step, now.conditional, layer)
+        if name not in self._tokens:
+            half = "with the prompt" if now.conditional else "with the negative prompt"
+            raise Zero2HeroError(f"tokens of layer {layer} at step {now.step + 1}, {half}, were never kept.")
+        key, value = self._tokens[name]
+        return key.to(like), value.to(like)
+
+    def drop(self, steps: Collection[int]) -> None:
+        """Let go of what was kept at steps."""
+        self._tokens = {name: tokens for name, tokens in self._tokens.items() if name[0] not in steps}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept."""
+        return sum(tensor.nbytes for tokens in self._tokens.values() for tensor in tokens)
+
+    def __len__(self) -> int:
+        return len(self._tokens)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """All of it by name, for a file."""
+        return {
+            f"{step}.{int(conditional)}.{layer}.{kind}": tensor.cpu().contiguous()
+            for (step, conditional, layer), tokens in self._tokens.items()
+            for kind, tensor in zip(("key", "value"), tokens, strict=True)
+        }
+
+    def save(self, path: Path) -> None:
+        """Write it to a file, whole or not at all. Raises: as `write_tensors`."""
+        write_tensors(path, self.tensors(), {})
+
+    def load(self, path: Path) -> TokenBank:
+        """Take over what a file holds; returns itself. Raises: InputError when it is missing, damaged or something
+        else."""
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise InputError(f"tokens: {path} cannot be read: {error}.") from error
+        for name in [name for name in tensors if name.endswith(".key")]:
+            parts = name.split(".")
+            value = tensors.get(f"{name.removesuffix('.key')}.value")
+            if len(parts) != 4 or not all(part.isdecimal() for part in parts[:3]) or value is None:
+                raise InputError(f"tokens: {path} holds no tokens by step and layer, but {name}.")
+            step, conditional, layer = (int(part) for part in parts[:3])
+            self._tokens[step, bool(conditional), layer] = (tensors[name], value)
+        return self
+
+
+class Record(Guidance):
+    """Keeps the tokens of a frame in a bank and changes nothing. layers: of which."""
+
+    name = "record of tokens"
+
+    def __init__(self, bank: TokenBank, layers: Collection[int]):
+        self.bank, self.layers = bank, frozenset(layers)
+
+    def role(self, layer: int, step: int) -> Role:
+        """Looks on in its layers."""
+        return Role.CHAIN if layer in self.layers else Role.NONE
+
+    def needs(self, layer: int, step: int) -> frozenset[str]:
+        """What is kept."""
+        return KEY_VALUE
+
+    def attend(
+        self,
+        now: Pass,
+        layer: int,
+        query: torch.Tensor | None,
+        key: torch.Tensor | None,
+        value: torch.Tensor | None,
+        following: Attention,
+    ) -> torch.Tensor:
+        """What follows, unchanged."""
+        assert key is not None and value is not None
+        self.bank.put(now, layer, key, value)
+        return following(layer, query, key, value)
+
+
+class BankAttention(Guidance):
+    """Attention to the tokens of other frames, which earlier samplings kept; the frame's own are not read.
+
+    Args: banks: of the frames, joined in this order. layers, steps: where it acts.
+    """
+
+    name = "attention to earlier keys"
+
+    def __init__(self, banks: Sequence[TokenBank], layers: Collection[int], steps: Collection[int]):
+        self.banks, self.layers, self.steps = tuple(banks), frozenset(layers), frozenset(steps)
+
+    def role(self, layer: int, step: int) -> Role:
+        """Makes the output of its layers in its steps."""
+        return Role.OUTPUT if layer in self.layers and step in self.steps else Role.NONE
+
+    def needs(self, layer: int, step: int) -> frozenset[str]:
+        """The query."""
+        return frozenset({"query"})
+
+    def attend(
+        self,
+        now: Pass,
+        layer: int,
+        query: torch.Tensor | None,
+        key: torch.Tensor | None,
+        value: torch.Tensor | None,
+        following: Attention,
+    ) -> torch.Tensor:
+        """Attention output (B, heads, N, head_dim)."""
+        assert query is not None
+        keys, values = zip(*(bank.get(now, layer, query) for bank in self.banks), strict=True)
+        shape = (len(query), -1, -1, -1)
+        return F.scaled_dot_product_attention(
+            query, torch.cat(keys, 2).expand(shape), torch.cat(values, 2).expand(shape)
+        )
