@@ -37,7 +37,9 @@ class TokenBank:
 
     def put(self, now: Pass, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
         """Keep the tokens of a layer in a pass."""
-        kept = [tensor.to(self.device or tensor.device, self.dtype or tensor.dtype) for tensor in (key, value)]
+        kept = [  # copies: what comes is often a view of something larger
+            tensor.to(self.device or tensor.device, self.dtype or tensor.dtype, copy=True) for tensor in (key, value)
+        ]
         self._tokens[now.step, now.conditional, layer] = (kept[0], kept[1])
 
     def get(self, now: Pass, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
