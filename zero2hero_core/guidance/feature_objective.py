@@ -120,18 +120,22 @@ class FeatureObjective:
         """
         self._check(tables)
         last = len(tables) - 1
-        share = self.temporal / tables.numel()
-        of_last, ready = self._pair_gradient(last, tables[last], tables[0], share) if self.pairs else (None, None)
+        coming = torch.zeros_like(tables[0])
+        if self.pairs:
+            of_last = torch.zeros_like(coming)
+            coming = self._add_pair(last, tables, of_last)
         for place, table in enumerate(tables):
-            gradient = torch.zeros_like(table) if ready is None else ready
-            if of_last is not None and place < last:
-                mine, ready = self._pair_gradient(place, table, tables[place + 1], share)
-                gradient += mine
-            elif of_last is not None:
+            gradient = coming
+            if not self.pairs:
+                coming = torch.zeros_like(table)
+            elif place < last:
+                coming = self._add_pair(place, tables, gradient)
+            else:
                 gradient += of_last
             if self._likeness:
                 self._likeness[place].add_gradient(table, self.spatial / (len(tables) * len(table) ** 2), gradient)
             yield gradient
+            del gradient  # not beside the next one
 
     def value(self, tables: torch.Tensor) -> float:
         """The objective of tables (N, HW, C)."""
@@ -146,16 +150,16 @@ class FeatureObjective:
             total += self.spatial * likeness.distance(table) / len(tables)
         return total
 
-    def _pair_gradient(
-        self, place: int, one: torch.Tensor, other: torch.Tensor, share: float
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the pair that begins at `place` adds to the gradient of its two frames."""
-        pair = self.pairs[place]
-        in_later = torch.sub(other, pair.to_later(one)).sign_().mul_(pair.seen_later * share)
-        of_one = pair.back_from_later(in_later).neg_()
-        in_earlier = torch.sub(one, pair.to_earlier(other)).sign_().mul_(pair.seen_earlier * share)
+    def _add_pair(self, place: int, tables: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+        """Add to the gradient of frame `place` what its pair with the next frame gives, and return that frame's."""
+        pair, one, other = self.pairs[place], tables[place], tables[(place + 1) % len(tables)]
+        share = self.temporal / tables.numel()
+        in_later = pair.to_later(one).sub_(other).sign_().mul_(pair.seen_later * -share)
+        gradient -= pair.back_from_later(in_later)
+        in_earlier = pair.to_earlier(other).sub_(one).sign_().mul_(pair.seen_earlier * -share)
+        gradient += in_earlier
         in_later -= pair.back_from_earlier(in_earlier)
-        return of_one.add_(in_earlier), in_later
+        return in_later
 
     def _check(self, tables: torch.Tensor) -> None:
         check_shape("tables", tables, ("N", "HW", "C"))
@@ -192,7 +196,7 @@ class _Likeness:
             slope[start:stop].addmm_(signs, unit[start:])
             if stop < len(unit):
                 slope[stop:].addmm_(signs[:, len(signs) :].T, unit[start:stop])
-        along = torch.linalg.vecdot(slope, unit)[:, None]
+        along = torch.bmm(slope[:, None], unit[:, :, None])[:, 0]  # row by row, without a table of products
         gradient.addcdiv_(slope.addcmul_(unit, along, value=-1), lengths, value=2 * share)
 
     def distance(self, table: torch.Tensor) -> float:
@@ -235,6 +239,7 @@ def descend(tables: torch.Tensor, objective: FeatureObjective, *, iterations: in
             second[place].mul_(_SECOND).addcmul_(gradient, gradient, value=1 - _SECOND)
             torch.sqrt(second[place], out=gradient).div_(spread**0.5).add_(_SMALL)
             tables[place].addcdiv_(first[place], gradient, value=-rate / mean)
+            del gradient  # not beside the next one
         if not moved:
             return False
     return iterations > 0
