@@ -196,7 +196,8 @@ class _Likeness:
             slope[start:stop].addmm_(signs, unit[start:])
             if stop < len(unit):
                 slope[stop:].addmm_(signs[:, len(signs) :].T, unit[start:stop])
-        along = torch.bmm(slope[:, None], unit[:, :, None])[:, 0]  # row by row, without a table of products
+        parts = zip(slope.split(self.block), unit.split(self.block), strict=True)  # no whole table of products
+        along = torch.cat([(one * other).sum(1, keepdim=True) for one, other in parts])
         gradient.addcdiv_(slope.addcmul_(unit, along, value=-1), lengths, value=2 * share)
 
     def distance(self, table: torch.Tensor) -> float:
