@@ -13,6 +13,7 @@ TOPICS = (
     "propagation",
     "deflicker",
     "guidance",
+    "guidance_patches",
     "zero_stage",
     "hero_training",
     "hero_stage",

@@ -6,7 +6,7 @@ from typing import Any
 
 from .host.services import io, ui
 from .host.sockets import CATEGORY
-from .work.guidance import encode_pictures, paint_one_by_one
+from .work.guidance import encode_pictures, paint_in_batches, paint_one_by_one
 
 
 def native_sockets() -> list[io.Input]:
@@ -49,6 +49,14 @@ def anchor_sockets() -> list[io.Input]:
     ]
 
 
+def painted_outputs() -> list[io.Output]:
+    """What both samplers give."""
+    return [
+        io.Image.Output("key_frames", display_name="key_frames", tooltip="The painted keys in order."),
+        io.Latent.Output("latents", display_name="latents", tooltip="The same as latents."),
+    ]
+
+
 class GuidedKeyFrameSampler(io.ComfyNode):
     """Rerender-A-Video's key frames."""
 
@@ -62,10 +70,7 @@ class GuidedKeyFrameSampler(io.ComfyNode):
             description="Paints key frames from a prompt one after another, each held to an anchor, which may be your "
             "own edit, and to the key before it. PropagateKeyFrames makes the frames between.",
             inputs=[*native_sockets(), *_sampling_widgets(), *anchor_sockets(), *_part_widgets()],
-            outputs=[
-                io.Image.Output("key_frames", display_name="key_frames", tooltip="The painted keys in order."),
-                io.Latent.Output("latents", display_name="latents", tooltip="The same as latents."),
-            ],
+            outputs=painted_outputs(),
             hidden=[io.Hidden.unique_id],
         )
 
@@ -75,6 +80,57 @@ class GuidedKeyFrameSampler(io.ComfyNode):
     ) -> io.NodeOutput:
         """Paint."""
         painted = paint_one_by_one(cls, (model, vae, positive, negative), frames, edit, widgets)
+        preview = ui.PreviewImage(painted.pictures, cls=cls)
+        return io.NodeOutput(painted.pictures, {"samples": painted.latents}, ui=painted.notes.ui(preview))
+
+
+class KeyFrameBatchSampler(io.ComfyNode):
+    """FRESCO's key frames."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        """Sockets and widgets."""
+        return io.Schema(
+            node_id="KeyFrameBatchSampler",
+            display_name="Key Frame Batch Sampler (FRESCO)",
+            category=CATEGORY,
+            description="Paints key frames from a prompt a batch at a time; each batch follows the anchor, which may "
+            "be your own edit, and the last key of the batch before. What holds a batch together are the guidance "
+            "nodes on the MODEL.",
+            inputs=[
+                *native_sockets(),
+                *_sampling_widgets(),
+                io.Int.Input(
+                    "batch_size", default=8, min=2, max=64, tooltip="Key frames at once; more needs more memory."
+                ),
+                *anchor_sockets(),
+                io.Boolean.Input(
+                    "align_pixels",
+                    optional=True,
+                    default=False,
+                    tooltip="In the middle of the steps each key is pulled to the one before it, moved here along the "
+                    "flow.",
+                ),
+                io.Float.Input(
+                    "compensation",
+                    optional=True,
+                    default=1.0,
+                    min=0.0,
+                    max=1.5,
+                    step=0.05,
+                    tooltip="Of the encoding that loses less (FidelityEncode); 0 is plain encoding.",
+                ),
+            ],
+            outputs=painted_outputs(),
+            hidden=[io.Hidden.unique_id],
+        )
+
+    @classmethod
+    def execute(
+        cls, model: Any, vae: Any, positive: Any, negative: Any, frames: Any, edit: Any = None, **widgets: Any
+    ) -> io.NodeOutput:
+        """Paint."""
+        painted = paint_in_batches(cls, (model, vae, positive, negative), frames, edit, widgets)
         preview = ui.PreviewImage(painted.pictures, cls=cls)
         return io.NodeOutput(painted.pictures, {"samples": painted.latents}, ui=painted.notes.ui(preview))
 
@@ -214,4 +270,4 @@ def _part_widgets() -> list[io.Input]:
     ]
 
 
-NODES = [GuidedKeyFrameSampler, FidelityEncode]
+NODES = [GuidedKeyFrameSampler, KeyFrameBatchSampler, FidelityEncode]

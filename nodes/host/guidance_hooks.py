@@ -83,7 +83,8 @@ class HookedAttention:
             guidance.role(self.layer, guided.now.step).value != "none" for guidance in guided.guidances
         )
         if guided is None or not acts:
-            plain: torch.Tensor = attention.optimized_attention(query, key, value, heads=extra["n_heads"])
+            options = {"attn_precision": extra["attn_precision"], "transformer_options": extra}
+            plain: torch.Tensor = attention.optimized_attention(query, key, value, extra["n_heads"], **options)
             return plain
         out = []
         chunks = extra["cond_or_uncond"]

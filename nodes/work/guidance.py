@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,13 +10,16 @@ import torch
 
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.guidance.fidelity import encode_faithfully
+from ...zero2hero_core.guidance.fresco import KeyFrameBatchPainter
+from ...zero2hero_core.guidance.parts import Batch, Part
 from ...zero2hero_core.guidance.pixel_target import PixelSettings
 from ...zero2hero_core.guidance.rerender import KeyFramePainter
-from ...zero2hero_core.guidance.settings import RerenderSettings
+from ...zero2hero_core.guidance.settings import FrescoSettings, RerenderSettings
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
-from ...zero2hero_core.jobs.guidance import paint_key_frames, rerender_steps
+from ...zero2hero_core.jobs.guidance import paint_key_batches, paint_key_frames, plan, rerender_steps
 from ..convert.checks import socket_words
-from ..convert.pictures import size_hw_of, to_core, to_host
+from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
+from ..host.guidance_patches import Originals, parts_of, with_part, without_parts
 from ..host.guided import HostDenoiser
 from ..host.notes import Notes
 from ..host.services import Progress, io
@@ -53,6 +57,12 @@ def paint_one_by_one(
 ) -> Painted:
     """Rerender-A-Video on the keys. native: MODEL, VAE, positive, negative. Raises: InputError with the socket."""
     keys, notes = read_keys(frames, edit, widgets), Notes(node)
+    if (carried := parts_of(native[0])) is not None:
+        names = ", ".join(part.name for part in carried.parts)
+        raise InputError(
+            f"model: carries {names}, which is for KSampler and KeyFrameBatchSampler; this sampler has guidance of its "
+            "own: connect the MODEL from before those nodes."
+        )
     settings = _rerender_settings(widgets)
     denoiser = HostDenoiser(*native, guidance_scale=widgets["cfg"], frames=keys.numbers)
     check_sides("frames", keys.images, denoiser.multiple)
@@ -70,6 +80,76 @@ def paint_one_by_one(
     with socket_words({"anchor": "anchor_index"}):
         pictures, latents = denoiser.sampling(work, denoiser.latent_hw(size_hw_of(keys.images)))
     return _in_order(keys, pictures, latents, notes)
+
+
+def paint_in_batches(
+    node: type[io.ComfyNode], native: tuple[Any, Any, Any, Any], frames: Any, edit: Any, widgets: Any
+) -> Painted:
+    """FRESCO's batches of key frames, guided by what the MODEL carries. native: MODEL, VAE, positive, negative.
+
+    Raises: InputError with the socket.
+    """
+    keys, notes = read_keys(frames, edit, widgets), Notes(node)
+    model, carried = native[0], parts_of(native[0])
+    if carried is None:
+        notes.warn("the MODEL carries no guidance, so nothing holds the frames together; add CrossFrameAttention.")
+    parts, told = (carried.parts, carried.originals) if carried else ((), Originals())
+    originals = told.joined(Originals(frames=keys.images))
+    settings = _fresco_settings(widgets)
+    denoiser = HostDenoiser(without_parts(model), *native[1:], guidance_scale=widgets["cfg"], frames=keys.numbers)
+    check_sides("frames", keys.images, denoiser.multiple)
+    bar: list[Progress] = []
+    painter = KeyFrameBatchPainter(denoiser, settings, parts, on_step=lambda: bar[0].step())
+    with socket_words({"anchor": "anchor_index", "batch": "batch_size"}):
+        batches = plan(keys.numbers, keys.anchor, settings.batch)
+    bar.append(Progress(max(1, len(batches) * painter.steps_of_batch)))
+    places = {number: place for place, number in enumerate(keys.numbers)}
+
+    def batch_of(numbers: Sequence[int]) -> Batch:
+        return originals.batch([places[number] for number in numbers], numbers)
+
+    def work() -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+        pictures, latents = {}, {}
+        for number, picture, clean in paint_key_batches(painter, keys.numbers, keys.anchor, batch_of, keys.edit):
+            pictures[number], latents[number] = picture, denoiser.vae_latents(clean).cpu()
+            bar[0].step(0, picture)
+        return pictures, latents
+
+    with socket_words({"anchor": "anchor_index"}):
+        pictures, latents = denoiser.sampling(work, denoiser.latent_hw(size_hw_of(keys.images)))
+    return _in_order(keys, pictures, latents, notes)
+
+
+def _fresco_settings(widgets: Any) -> FrescoSettings:
+    return FrescoSettings(
+        steps=widgets["steps"],
+        strength=widgets["strength"],
+        seed=widgets["seed"],
+        batch=widgets["batch_size"],
+        pixel_window=RerenderSettings().pixel_window if widgets.get("align_pixels", False) else None,
+        pixel=PixelSettings(compensation=widgets.get("compensation", 1.0)),
+    )
+
+
+def guided_model(
+    model: Any, part: Part, frames: Any = None, foreground: Any = None, latents: Any = None, flow: Any = None
+) -> Any:
+    """A clone of a MODEL that carries one more part of the guidance. Raises: InputError with the socket."""
+    images = None if frames is None else to_core(frames, "frames")
+    count = None if images is None else len(images)
+    masks = None
+    if foreground is not None:
+        if images is None:
+            raise InputError("foreground: expected frames beside it, got none; connect the frames that it belongs to.")
+        masks = mask_to_core(foreground, count, size_hw_of(images), "foreground")
+    samples = None if latents is None else latents["samples"]
+    if samples is not None and count is not None and len(samples) != count:
+        raise InputError(f"latents: expected {count}, one for each of frames, got {len(samples)}; encode the frames.")
+    if flow is not None and (images is None or flow.forward.shape[:3] != (len(images) - 1, *images.shape[-2:])):
+        raise InputError(
+            "flow: expected that of these frames, got that of others; connect the same frames to OpticalFlow and here."
+        )
+    return with_part(model, part, Originals(images, masks, samples, flow))
 
 
 def _in_order(keys: Keys, pictures: dict[int, torch.Tensor], latents: dict[int, torch.Tensor], notes: Notes) -> Painted:

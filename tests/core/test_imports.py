@@ -52,6 +52,8 @@ NODE_FLOORS = (
         "key_frames",
         "propagation",
         "deflicker",
+        "guidance",
+        "guidance_patches",
         "zero_stage",
         "hero_training",
         "hero_stage",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,13 +72,21 @@ class BatchMotion:
         )
 
 
+Known = Callable[[int, int], torch.Tensor | None]
+
+
 def batch_motion(
-    frames: torch.Tensor | Sequence[torch.Tensor], *, flow: FlowFunction = steady_flow, photometric: bool = True
+    frames: torch.Tensor | Sequence[torch.Tensor],
+    *,
+    flow: FlowFunction = steady_flow,
+    known: Known = lambda source, target: None,
+    photometric: bool = True,
 ) -> BatchMotion:
     """The motion between frames (N, 3, H, W) in [0, 1]; of one frame, none.
 
-    Args: flow: (source, target) -> (H, W, 2). photometric: a pixel whose colour differs by more than a quarter of the
-    range counts as hidden too.
+    Args: flow: (source, target) -> (H, W, 2), between pictures. known: flow between two rows by their places, where it
+    was found already; else None. photometric: a pixel whose colour differs by more than a quarter of the range counts
+    as hidden too.
     Raises: ShapeError; those of the flow.
     """
     frames = torch.stack(list(frames))
@@ -87,8 +95,11 @@ def batch_motion(
     forward, backward = torch.zeros(2, count, height, width, 2)
     hidden = torch.zeros(2, count, height, width, dtype=torch.bool)
     for place in range(count if count > 1 else 0):
-        one, other = frames[place], frames[(place + 1) % count]
-        forward[place], backward[place] = checked_flow(flow, one, other), checked_flow(flow, other, one)
+        after = (place + 1) % count
+        one, other = frames[place], frames[after]
+        there, back = known(place, after), known(after, place)
+        forward[place] = checked_flow(flow, one, other) if there is None else there
+        backward[place] = checked_flow(flow, other, one) if back is None else back
         pictures = (one, other) if photometric else None
         hidden[0, place] = occlusion_map(forward[place], backward[place], pictures=pictures)
         hidden[1, place] = occlusion_map(backward[place], forward[place], pictures=pictures and pictures[::-1])

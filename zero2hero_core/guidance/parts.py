@@ -21,7 +21,7 @@ from ..flow.steady import steady_flow
 from ..flow.warp import FlowFunction
 from .cross_frame import CrossFrameAttention, Mode
 from .features import CorrespondenceFeatures, FeatureCapture, FeatureSettings
-from .motion import BatchMotion, batch_motion
+from .motion import BatchMotion, Known, batch_motion
 from .spatial import InputAttention, SpatialAttention
 from .steps import Window
 from .temporal import TrajectoryAttention
@@ -35,18 +35,23 @@ class Batch:
     """Frames that one sampling paints together.
 
     indices: their places in the clip. frames: (N, 3, H, W) in [0, 1]. foreground: (N, 1, H, W) in [0, 1] or None. flow:
-    (source, target) -> (H, W, 2), between frames.
+    (source, target) -> (H, W, 2), between pictures. known: flow between two frames by their places in the clip, where
+    it was found already.
     """
 
     indices: tuple[int, ...]
     frames: torch.Tensor
     foreground: torch.Tensor | None = None
     flow: FlowFunction = steady_flow
+    known: Known = lambda source, target: None
 
     @cached_property
     def motion(self) -> BatchMotion:
         """From each frame to the next, in a circle; found when it is first asked for."""
-        return batch_motion(self.frames, flow=self.flow)
+        indices = self.indices
+        return batch_motion(
+            self.frames, flow=self.flow, known=lambda source, target: self.known(indices[source], indices[target])
+        )
 
 
 @dataclass(frozen=True)

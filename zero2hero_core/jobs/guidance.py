@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
 from ..checks import InputError, setting
+from ..guidance.batches import KeyBatch, plan_batches
+from ..guidance.fresco import KeyFrameBatchPainter
+from ..guidance.parts import Batch
 from ..guidance.rerender import KeyFramePainter, PaintedKey
 
 
@@ -49,3 +52,27 @@ def paint_key_frames(
 def rerender_steps(painter: KeyFramePainter, keys: int) -> int:
     """Steps that painting so many keys takes at most."""
     return painter.steps_of_anchor + (keys - 1) * painter.steps_of_key
+
+
+def paint_key_batches(
+    painter: KeyFrameBatchPainter,
+    keys: Sequence[int],
+    anchor: int,
+    batch_of: Callable[[Sequence[int]], Batch],
+    edit: torch.Tensor | None = None,
+) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    """Paint the keys of a clip batch by batch: yields place, picture (3, H, W) and clean latents (1, C, h, w).
+
+    Args: batch_of: the frames of some keys, by their places. edit: (3, H, W), the anchor's edit.
+    Raises: InputError; those of the painter.
+    """
+    for batch in plan(keys, anchor, painter.settings.batch):
+        painted = painter.paint(batch_of(batch.frames), batch.carried, edit)
+        for row in range(batch.carried, len(batch.frames)):
+            yield batch.frames[row], painted.pictures[row], painted.latents[row : row + 1]
+
+
+def plan(keys: Sequence[int], anchor: int, size: int) -> tuple[KeyBatch, ...]:
+    """The batches of keys. Raises: InputError, see `outward`."""
+    outward(keys, anchor)
+    return plan_batches(sorted(keys), size, anchor=anchor)

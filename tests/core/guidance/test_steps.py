@@ -8,6 +8,7 @@ import torch
 from zero2hero_core.checks import InputError
 from zero2hero_core.diffusion.ddim import DDIMSchedule, stable_diffusion_alphas
 from zero2hero_core.diffusion.ddpm import ddpm_move
+from zero2hero_core.guidance.pixel_target import PixelSettings
 from zero2hero_core.guidance.settings import RerenderSettings
 from zero2hero_core.guidance.steps import Sampling, closed_window, first_step, open_window
 
@@ -69,10 +70,14 @@ def test_ancestral_steps_keep_the_distribution() -> None:
         ({"strength": 1.2}, "strength: expected a value from 0 to 1.05, got 1.2"),
         ({"steps": 0}, "steps: expected a value from 1 to 999, got 0"),
         ({"update_every": 0}, "update_every: expected a whole number of keys from 1 up, got 0"),
-        ({"inner_strength": 2.0}, "inner_strength: expected a value from 0 to 1, got 2"),
     ],
 )
 def test_settings_out_of_range(values: dict[str, object], words: str) -> None:
     with pytest.raises(InputError) as caught:
         RerenderSettings(**values)  # type: ignore[arg-type]
     assert words in str(caught.value)
+
+
+def test_pixel_settings_out_of_range() -> None:
+    with pytest.raises(InputError, match="inner_strength: expected a value from 0 to 1, got 2"):
+        PixelSettings(inner_strength=2.0)
