@@ -121,6 +121,15 @@ class HookedFeatures:
         return torch.cat(parts), skip
 
 
+def refuse_context_windows(model_options: dict[str, Any]) -> None:
+    """Raise `InputError` when a node cuts the batch into windows."""
+    if model_options.get("context_handler") is not None:
+        raise InputError(
+            "model: context windows cut the frames into parts that this guidance would not see whole; leave the "
+            "context-window node out, or paint fewer frames at once."
+        )
+
+
 def refuse_other_attention(model: Any) -> None:
     """Raise `InputError` when a patch that is not ours makes the output of self-attention in the decoder: the host
     keeps one for each layer, so the other would be lost without a word."""

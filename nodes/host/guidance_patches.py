@@ -18,7 +18,7 @@ from ...zero2hero_core.attention.guidance import Pass
 from ...zero2hero_core.checks import InputError
 from ...zero2hero_core.flow.clip import ClipFlows
 from ...zero2hero_core.guidance.parts import Batch, Guides, Part, begin_parts
-from .guidance_hooks import GuidanceHooks, Guided, HookedAttention
+from .guidance_hooks import GuidanceHooks, Guided, HookedAttention, refuse_context_windows
 from .unet_checks import LAYERS, TRAINED_STEPS, check_model
 
 KEY = "zero2hero_guidance"
@@ -184,11 +184,7 @@ class _Run:
 def check_sampling(model_options: dict[str, Any], hooks: GuidanceHooks) -> None:
     """Raise `InputError` where the host would lose the guidance without a word: a later node took a layer's attention
     over, or cuts the batch into windows."""
-    if model_options.get("context_handler") is not None:
-        raise InputError(
-            "model: context windows cut the frames into parts that this guidance would not see whole; leave the "
-            "context-window node out, or paint fewer frames at once."
-        )
+    refuse_context_windows(model_options)
     replaced = model_options["transformer_options"].get("patches_replace", {}).get("attn1", {})
     for layer in LAYERS:
         patch = replaced.get(("output", layer, 0))

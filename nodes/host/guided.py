@@ -18,7 +18,7 @@ from ...zero2hero_core.attention.features import FeatureGuidance
 from ...zero2hero_core.attention.guidance import Guidance, Pass
 from ...zero2hero_core.backbones.surface import GuidedDenoiser
 from ...zero2hero_core.checks import InputError, Zero2HeroError
-from .guidance_hooks import GuidanceHooks, Guided
+from .guidance_hooks import GuidanceHooks, Guided, refuse_context_windows
 from .services import check_cancel
 from .unet import HostUNet
 from .unet_checks import read_context
@@ -48,8 +48,9 @@ class HostDenoiser(HostUNet):
         self._user_model, self._hooks = model, GuidanceHooks()
         self._guider: Any = None
         self._extra_args: dict[str, Any] = {}
-        read_context(negative, model, "negative")
         super().__init__(model, vae, positive, on_call=on_call, socket="positive")
+        read_context(negative, model, "negative")
+        refuse_context_windows(model.model_options)
         self._places = {frame: place for place, frame in enumerate(frames)}
         self._positive, self._hints = _with_own_controls(positive, "positive", len(frames))
         self._negative, more = _with_own_controls(negative, "negative", len(frames))

@@ -36,11 +36,15 @@ class TokenBank:
         self._tokens: dict[_Name, tuple[torch.Tensor, torch.Tensor]] = {}
 
     def put(self, now: Pass, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-        """Keep the tokens of a layer in a pass."""
+        """Keep the tokens of a layer in a pass, unless the step has some already: passes that others add to a step, as
+        perturbed attention does, do not count."""
+        name = (now.step, now.conditional, layer)
+        if name in self._tokens:
+            return
         kept = [  # copies: what comes is often a view of something larger
             tensor.to(self.device or tensor.device, self.dtype or tensor.dtype, copy=True) for tensor in (key, value)
         ]
-        self._tokens[now.step, now.conditional, layer] = (kept[0], kept[1])
+        self._tokens[name] = (kept[0], kept[1])
 
     def get(self, now: Pass, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values that were kept at this step, in the type and on the device of `like`.

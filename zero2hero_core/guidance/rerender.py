@@ -167,6 +167,7 @@ class KeyFramePainter:
         done = self._sample(place, range(second.start, self.settings.steps), index, guidances, shape)
         if second:
             target = self._target(self._decode(done), sources, ways)
+            bank.drop(range(second.start, self.settings.steps))  # the second sampling's tokens take their place
             done = self._sample(place, range(second.start, self.settings.steps), index, guidances, shape, target)
         self._keys += 1
         if self._keys % self.settings.update_every:

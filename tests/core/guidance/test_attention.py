@@ -219,6 +219,9 @@ def test_banks_hold_what_a_pass_had_and_the_next_frame_reads_both(tmp_path: Path
     expected = F.scaled_dot_product_attention(query, keys, values)
     assert torch.equal(run([reading], now(1, 3), 9, (query, key, value)), expected)
 
+    run([Record(banks[0], ALL)], now(1, 3), 9, tokens(1, seed=8))  # a further pass of the same step
+    assert torch.equal(run([reading], now(1, 3), 9, (query, key, value)), expected)
+
     own = TokenBank()  # the same pass records its own tokens, not those that it reads
     assert torch.equal(run([Record(own, ALL), reading], now(1, 3), 9, (query, key, value)), expected)
     assert torch.equal(own.get(now(1, 3), 9, query)[0], key)

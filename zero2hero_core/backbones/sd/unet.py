@@ -18,6 +18,7 @@ from ...attention.guidance import plain_attention
 from ...attention.protocol import ALL, AttentionHook, HookSlot
 from ...checks import InputError, check_images, check_range
 from ..surface import LatentDistribution, UNetSurface
+from .controlnet import Residuals
 
 
 class HookedAttention:
@@ -243,15 +244,28 @@ class UNetBackbone(UNetCalls):
 
     @torch.no_grad()
     def predict_noise(
-        self, latents: torch.Tensor, timestep: int, context: torch.Tensor, hook: AttentionHook | None = None
+        self,
+        latents: torch.Tensor,
+        timestep: int,
+        context: torch.Tensor,
+        hook: AttentionHook | None = None,
+        residuals: Residuals | None = None,
     ) -> torch.Tensor:
         """Noise (B, C, h, w), float32, in `latents` at a training timestep 0..T-1.
 
-        The sampler computes in float32 whatever the UNet computes in. `context` (1, L, D) is shared by the batch.
+        The sampler computes in float32 whatever the UNet computes in. `context` (1, L, D) is shared by the batch, or
+        (B, L, D). residuals: of ControlNets.
         """
+        more: dict[str, Any] = {}
+        if residuals is not None:
+            more = {
+                "down_block_additional_residuals": residuals.down,
+                "mid_block_additional_residual": residuals.middle,
+            }
         with self.hooked(hook):
             inputs = latents.to(self.dtype)
-            out: torch.Tensor = self.unet(inputs, timestep, context.expand(latents.shape[0], -1, -1)).sample.float()
+            result = self.unet(inputs, timestep, context.expand(latents.shape[0], -1, -1), **more)
+            out: torch.Tensor = result.sample.float()
         if self.prediction_type == "epsilon":
             return out
         alpha = self.alphas_cumprod[timestep]
