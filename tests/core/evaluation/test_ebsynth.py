@@ -11,8 +11,8 @@ from moving import drift
 
 from zero2hero_core.checks import InputError, Zero2HeroError
 from zero2hero_core.evaluation.quality.ebsynth import run_ebsynth
-from zero2hero_core.evaluation.quality.methods import why_unavailable
 from zero2hero_core.evaluation.quality.specs import Spec
+from zero2hero_core.evaluation.quality.tools import why_unavailable
 
 # Notes what it was asked, and gives the guide "temporal" back.
 PROGRAM = """#!{python}

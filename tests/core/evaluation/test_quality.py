@@ -19,12 +19,13 @@ from zero2hero_core.evaluation.quality import runner, suites
 from zero2hero_core.evaluation.quality import tasks as bench_tasks
 from zero2hero_core.evaluation.quality.clips import TaskClip, clip_at
 from zero2hero_core.evaluation.quality.measures import measure
-from zero2hero_core.evaluation.quality.methods import METHODS, MirroredErrors, Tools, run_method
+from zero2hero_core.evaluation.quality.methods import METHODS, MirroredErrors, run_method
 from zero2hero_core.evaluation.quality.plan import fill_table, name_of, plan, unique
 from zero2hero_core.evaluation.quality.runner import Bench, Work
 from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.statistics import spread, summary
 from zero2hero_core.evaluation.quality.suites import SUITES, Suite, Table
+from zero2hero_core.evaluation.quality.tools import Tools
 from zero2hero_core.files.json_file import finite
 from zero2hero_core.jobs.propagation import Propagation, key_frames
 from zero2hero_core.jobs.spool import Spool

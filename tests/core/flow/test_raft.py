@@ -18,10 +18,11 @@ from zero2hero_core.evaluation.page import report
 from zero2hero_core.evaluation.quality import methods
 from zero2hero_core.evaluation.quality import plan as planning
 from zero2hero_core.evaluation.quality.clips import TaskClip
-from zero2hero_core.evaluation.quality.methods import Tools, run_method, why_unavailable
+from zero2hero_core.evaluation.quality.methods import run_method
 from zero2hero_core.evaluation.quality.runner import Bench
 from zero2hero_core.evaluation.quality.specs import Spec
 from zero2hero_core.evaluation.quality.suites import METHOD_ROWS, Table
+from zero2hero_core.evaluation.quality.tools import Tools, why_unavailable
 from zero2hero_core.flow.raft import load_raft
 
 FILE = "raft_large_C_T_SKHT_V2-ff5fadd5.pth"

@@ -25,9 +25,10 @@ UNITS = {"psnr": "PSNR, dB", "psnr inside": "inside the object, dB", "psnr outsi
 UNITS |= {"ssim gaussian": "SSIM, gaussian", "warp error": "warp error, 1e-3", "flicker": "flicker excess, 1e-3"}
 UNITS |= {"tOF": "tOF, px", "lpips": "LPIPS", "lpips authors": "LPIPS (authors' form)"}
 UNITS |= {"psnr anchor": "anchor, dB", "psnr last": "last frame, dB", "anchor - last": "anchor - last, dB"}
+UNITS |= {"drift": "drift, dB", "colour drift": "drift of the mean colour, 1/255"}
 UNITS |= {name: name for name in VBENCH}
 SCALE = {"warp error": 1e3, "flicker": 1e3}
-DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2}
+DIGITS = {"psnr": 2, "psnr inside": 2, "psnr outside": 2, "drift": 2, "colour drift": 2}
 DIGITS |= dict.fromkeys(("ssim", "ssim gaussian", *LPIPS, *VBENCH), 4)
 ENOUGH = 5  # clips, for a difference to count
 HEAD = """# Results
@@ -40,7 +41,8 @@ clips; in brackets, where several seeds ran, that of the seeds' means. Below it 
 italics, clip by clip, with its standard deviation. Higher is better for PSNR, SSIM, and VBench's subject consistency
 and motion smoothness (means over the whole clip); lower for LPIPS (on AlexNet, which its authors' form feeds half the
 contrast), warp error, flicker excess and tOF (the last two against the truth, or against the original where only the
-anchor has one), and for what is lost from the anchor to the last frame. Seconds are of one CPU thread, a frame; those
+anchor has one), for what is lost from the anchor to the last frame, and for drift: how much PSNR falls, and how much
+further off the mean colour goes, from the first painted key frame to the last. Seconds are of one CPU thread, a frame; those
 of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and
 start, as the paper does, from the reference's statistics (AdaIN).
 """

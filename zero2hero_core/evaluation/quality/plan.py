@@ -12,11 +12,11 @@ from ...checks import InputError
 from ...files.json_file import finite
 from ..dataset.task import find_tasks, read_info
 from .learned import LEARNED, why_not
-from .methods import why_unavailable
 from .runner import Work
 from .statistics import Runs, summary
 from .suites import Table
 from .tasks import own_task
+from .tools import why_unavailable
 
 Plan = dict[str, list[list[Work]]]  # row -> clip -> seed
 

@@ -18,8 +18,9 @@ from ...tiny.scenes.scene import Scene
 from ...zero_stage.settings import ZeroStageSettings
 from ...zero_stage.stage import ZeroStage
 from .clips import TaskClip
-from .methods import Tools, run_method
+from .methods import run_method
 from .specs import Spec, zero_settings
+from .tools import Tools
 
 # their names in reports -> in `methods.METHODS`
 METHODS = {"zero": "zero", "cia": "cross-image", "pixel_swap": "pixel swap", "identity": "identity"}

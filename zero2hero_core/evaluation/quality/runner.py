@@ -27,8 +27,9 @@ from ..making import revision
 from .clips import TaskClip, clip_at
 from .learned import Networks, measure_learned, possible
 from .measures import measure
-from .methods import Tools, run_method
+from .methods import run_method
 from .specs import Spec, inputs_of
+from .tools import Tools
 
 VERSION = 2  # of what is kept: another one is computed again
 

@@ -33,7 +33,7 @@ class Spec:
         from ...tiny.dit import RECOMMENDED as HERO
         from ...tiny.unet import RECOMMENDED as ZERO
 
-        if self.method in ("identity", "flow", "propagation", "ebsynth"):
+        if self.method in ("identity", "flow", "propagation", "ebsynth", "rerender", "fresco"):
             return dict(self.options)
         if self.method != "hero":
             return _without_later({**self.options, **asdict(zero_settings(self).resolve(ZERO))})

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ...paper import ZERO
+from .guided_rows import FRESCO_ROWS, RERENDER_ROWS, STRIDE
 from .measures import LPIPS, PLACES, VBENCH
 from .specs import Spec
 
@@ -247,6 +248,30 @@ PROPAGATION = (
     ),
 )
 
+GUIDED = ("psnr", "psnr inside", "ssim", "warp error", "flicker", "drift", "colour drift")
+GUIDANCE = (
+    Table(
+        "rerender",
+        "Rerender-A-Video, part by part",
+        "Key frames painted one after another from an edited anchor: what does each part add?",
+        RERENDER_ROWS,
+        "Keys alone",
+        TEST,
+        frames=STRIDE,
+        measures=GUIDED,
+    ),
+    Table(
+        "fresco",
+        "FRESCO, part by part",
+        "Key frames painted together with an edited anchor: what does each part add?",
+        FRESCO_ROWS,
+        "Keys alone",
+        TEST,
+        frames=STRIDE,
+        measures=GUIDED,
+    ),
+)
+
 
 def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
     learn, start = "What should Hero-Stage learn from?", "What should it start from?"
@@ -287,6 +312,7 @@ SUITES = {
         _methods((2, 1, 1), 1)
         + _with(PROPAGATION[:1], 2, None, 1)
         + _with(PROPAGATION[1:], 2, INNER, 1)
+        + _with(GUIDANCE, 2, STRIDE, 1)
         + _with((_TRACKING,), 2, None, 1)
         + _with(_ABLATIONS, 2, FEW, 1)
         + _with(_trainings(TRAINING), 1, None, 1),
@@ -296,6 +322,7 @@ SUITES = {
         _methods((5, 5, 5), 3)
         + _with(PROPAGATION[:1], 20, None, 1)
         + _with(PROPAGATION[1:], 20, INNER, 1)
+        + _with(GUIDANCE, 10, STRIDE, 1)
         + _with((_TRACKING,), 5, None, 1)
         + _with(_ABLATIONS, 20, FEW, 1)
         + _with(_trainings(LONG_TRAINING), 5, None, 3),
