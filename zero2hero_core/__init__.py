@@ -19,7 +19,7 @@ from .version import __version__
 if TYPE_CHECKING:
     from .jobs.listener import Listener
 
-__all__ = ["__version__", "edit", "propagate"]
+__all__ = ["__version__", "edit", "guide", "propagate"]
 
 
 def edit(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
@@ -63,3 +63,23 @@ def propagate(*, listener: Listener | None = None, **values: Any) -> dict[str, A
 
     check_names(job.PropagateRequest, values)
     return job.run(make_request(job.PropagateRequest, values), listener or Listener())
+
+
+def guide(*, listener: Listener | None = None, **values: Any) -> dict[str, Any]:
+    """Paint a clip anew from a prompt, or from the edit of one frame, held together by Rerender-A-Video or FRESCO.
+
+    Args:
+        listener: as for `edit`.
+        values: the settings by name: those of the requests in `jobs.guide.GuideRequest`; video and out are needed, and
+            either tiny=True or model.
+
+    Returns: the report of the run, as in report.json.
+
+    Raises: as `edit`.
+    """
+    from .jobs import guide as job
+    from .jobs.listener import Listener
+    from .jobs.request import check_names, make_request
+
+    check_names(job.GuideRequest, values)
+    return job.run(make_request(job.GuideRequest, values), listener or Listener())

@@ -17,7 +17,22 @@ from typing import Any
 from ..checks import Unfinished, Zero2HeroError
 from ..files.json_file import write_report
 from ..version import __version__
-from . import ablate, bench, correspond, dataset, deflicker, demo, doctor, edit, hero, keyframes, propagate, tiny, zero
+from . import (
+    ablate,
+    bench,
+    correspond,
+    dataset,
+    deflicker,
+    demo,
+    doctor,
+    edit,
+    guide,
+    hero,
+    keyframes,
+    propagate,
+    tiny,
+    zero,
+)
 from .console import option_of
 from .folder import check_report
 from .options import Parser, fill_preset
@@ -48,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
         keyframes,
         propagate,
         deflicker,
+        guide,
         edit,
         zero,
         correspond,

@@ -7,7 +7,7 @@ same.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -89,11 +89,15 @@ class TokenBank:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise InputError(f"tokens: {path} cannot be read: {error}.") from error
+        return self.take(tensors)
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> TokenBank:
+        """Take over what `tensors` gave; returns itself. Raises: InputError for anything else."""
         for name in [name for name in tensors if name.endswith(".key")]:
             parts = name.split(".")
             value = tensors.get(f"{name.removesuffix('.key')}.value")
             if len(parts) != 4 or not all(part.isdecimal() for part in parts[:3]) or value is None:
-                raise InputError(f"tokens: {path} holds no tokens by step and layer, but {name}.")
+                raise InputError(f"tokens: expected them by step, half and layer, got {name}.")
             step, conditional, layer = (int(part) for part in parts[:3])
             self._tokens[step, bool(conditional), layer] = (tensors[name], value)
         return self

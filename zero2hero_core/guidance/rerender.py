@@ -7,7 +7,7 @@ not run, and the second sampling of a key goes on where it begins to differ from
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -145,6 +145,27 @@ class KeyFramePainter:
         self._keys = 0
         return self.anchor
 
+    @property
+    def painted(self) -> int:
+        """Keys that were painted since the anchor, on this side of it."""
+        return self._keys
+
+    def take_up(
+        self,
+        index: int,
+        frame: torch.Tensor,
+        picture: torch.Tensor,
+        latents: torch.Tensor,
+        bank: Mapping[str, torch.Tensor],
+        painted: int,
+    ) -> None:
+        """Go on after a key that an earlier painter painted; the anchor was begun.
+
+        Args: as `PaintedKey`; bank: what `TokenBank.tensors` gave; painted: see `painted`.
+        """
+        tokens = TokenBank(device="cpu").take(bank)
+        self.previous, self._keys = PaintedKey(index, frame, picture, latents, tokens), painted
+
     def turn_back(self) -> None:
         """Go on from the anchor again: to paint the keys on its other side."""
         self.previous, self._keys = self.anchor, 0
@@ -182,7 +203,7 @@ class KeyFramePainter:
 
     def _bank(self) -> tuple[TokenBank, list[Guidance]]:
         """A new bank, and what fills it during a sampling; nothing does where no layer looks at other frames."""
-        bank = TokenBank()
+        bank = TokenBank(device="cpu")  # one and a half of them would take the memory of a small card
         return bank, [] if self.settings.cross_window is None else [Record(bank, self.layers)]
 
     def _across(self, sources: list[PaintedKey]) -> list[Guidance]:

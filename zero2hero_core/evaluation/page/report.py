@@ -42,8 +42,8 @@ italics, clip by clip, with its standard deviation. Higher is better for PSNR, S
 and motion smoothness (means over the whole clip); lower for LPIPS (on AlexNet, which its authors' form feeds half the
 contrast), warp error, flicker excess and tOF (the last two against the truth, or against the original where only the
 anchor has one), for what is lost from the anchor to the last frame, and for drift: how much PSNR falls, and how much
-further off the mean colour goes, from the first painted key frame to the last. Seconds are of one CPU thread, a frame; those
-of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and
+further off the mean colour goes, from the first painted key frame to the last. Seconds are of one CPU thread, a frame;
+those of trainings leave out the pictures that they start from. Ablations of Zero-Stage change one setting at a time and
 start, as the paper does, from the reference's statistics (AdaIN).
 """
 
