@@ -40,7 +40,7 @@ def _latents() -> io.Input:
 
 
 def _guided() -> list[io.Output]:
-    return [io.Model.Output("model", display_name="model", tooltip="The MODEL with the guidance.")]
+    return [io.Model.Output("guided", display_name="guided", tooltip="The MODEL with the guidance.")]
 
 
 class CrossFrameAttention(io.ComfyNode):
