@@ -5,16 +5,21 @@ from __future__ import annotations
 from parts import (
     CLIP,
     HERO_NATIVE,
+    SD15,
     ZERO_NATIVE,
     Graph,
     Link,
     Node,
     anchor_edit,
+    carried_keys,
     edited_picture,
     flux,
     hero_stage,
+    key_sampler,
     load_clip,
+    loader,
     note,
+    painted_keys,
     saver,
     sd15,
     zero_stage,
@@ -158,6 +163,50 @@ def colorize() -> Graph:
     return Graph("colorize", nodes, groups, bypassed=[HERO])
 
 
+def rerender_sd15() -> Graph:
+    """Key frames painted one after another from a prompt, and the clip carried from them."""
+    keys = painted_keys(2, "an oil painting, thick strokes, warm light", {"method": "uniform", "every": 10})
+    nodes = {
+        "note": note("rerender_sd15", 0, 380),
+        "clip": load_clip(1),
+        "checkpoint": loader("CheckpointLoaderSimple", 1, "Load Checkpoint (SD 1.5)", {"ckpt_name": SD15}),
+        **keys,
+        "painted": key_sampler("GuidedKeyFrameSampler", 4, ("checkpoint", "MODEL")),
+        **carried_keys(5, "zero2hero/rerender"),
+    }
+    groups = {
+        "1. Your clip": ["clip", "checkpoint"],
+        "2. Which frames, and what to paint": list(keys),
+        "3. Key frames": ["painted"],
+        "4. Carried to all frames": ["carry", "save"],
+    }
+    return Graph("rerender_sd15", nodes, groups)
+
+
+def fresco_sd15() -> Graph:
+    """Key frames painted together from a prompt, and the clip carried from them."""
+    keys = painted_keys(2, "a snowy winter day, photograph", {"method": "adaptive"})
+    nodes = {
+        "note": note("fresco_sd15", 0, 380),
+        "clip": load_clip(1),
+        "checkpoint": loader("CheckpointLoaderSimple", 1, "Load Checkpoint (SD 1.5)", {"ckpt_name": SD15}),
+        **keys,
+        "across": Node("CrossFrameAttention", 4, links={"model": ("checkpoint", "MODEL")}, tint="own"),
+        "along": Node("FlowGuidedAttention", 4, links={"model": ("across", "guided")}, tint="own"),
+        "features": Node("CorrespondenceFeatures", 4, links={"model": ("along", "guided")}, tint="own"),
+        "painted": key_sampler("KeyFrameBatchSampler", 5, ("features", "guided")),
+        **carried_keys(6, "zero2hero/fresco"),
+    }
+    groups = {
+        "1. Your clip": ["clip", "checkpoint"],
+        "2. Which frames, and what to paint": list(keys),
+        "3. What holds them together": ["across", "along", "features"],
+        "4. Key frames": ["painted"],
+        "5. Carried to all frames": ["carry", "save"],
+    }
+    return Graph("fresco_sd15", nodes, groups)
+
+
 def propagate_keyframes() -> Graph:
     """Two frames of a clip, edited outside, carried to all of it without a model."""
     clip = load_clip(1)
@@ -199,4 +248,4 @@ def propagate_keyframes() -> Graph:
     return Graph("propagate_keyframes", nodes, groups)
 
 
-GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize, propagate_keyframes)
+GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize, propagate_keyframes, rerender_sd15, fresco_sd15)

@@ -192,3 +192,42 @@ def edited_picture(column: int, title: str) -> dict[str, Node]:
         "size": Node("GetImageSize", column, "Size of the frames", {"image": ("clip", "frames")}),
         "edit": Node("ImageScale", column, "To the size of the frames", size, shape),
     }
+
+
+def painted_keys(column: int, wished: str, keys: dict[str, Any]) -> dict[str, Node]:
+    """Key frames of the clip, the prompts, and a ControlNet that shows their outlines; two columns. keys: of the
+    choice."""
+    control = {"positive": ("prompt", "CONDITIONING"), "negative": ("avoid", "CONDITIONING")}
+    control |= {"control_net": ("control", "CONTROL_NET"), "image": ("edges", "IMAGE"), "vae": ("checkpoint", "VAE")}
+    text: Link = ("checkpoint", "CLIP")
+    unwished = "blurry, low quality, deformed"
+    # The host's thresholds are shares; 50 and 100 of 255 are what both methods' examples take.
+    outlines = {"low_threshold": 0.2, "high_threshold": 0.4}
+    return {
+        "advice": Node("SelectKeyFrames", column, links={"frames": ("clip", "frames")}, values=keys, tint="own"),
+        "edges": Node("Canny", column, "Outlines of the keys", {"image": ("advice", "key_frames")}, outlines),
+        "prompt": Node(
+            "CLIPTextEncode", column + 1, "Prompt: how it should look", {"clip": text}, {"text": wished}, 360, 60
+        ),
+        "avoid": Node("CLIPTextEncode", column + 1, "Negative prompt", {"clip": text}, {"text": unwished}, 360, 20),
+        "control": loader("ControlNetLoader", column + 1, "", {"control_net_name": CANNY}),
+        "held": Node("ControlNetApplyAdvanced", column + 1, links=control, values={"strength": 0.7}, width=360),
+    }
+
+
+def key_sampler(kind: str, column: int, model: Link) -> Node:
+    """One of the samplers of key frames."""
+    links: dict[str, Link] = {"model": model, "vae": ("checkpoint", "VAE"), "frames": ("advice", "key_frames")}
+    links |= {"positive": ("held", "positive"), "negative": ("held", "negative"), "keys": ("advice", "key_indices")}
+    values = {"control_after_generate": "fixed"}
+    return Node(kind, column, links=links, values=values, width=380, height=220, tint="own")
+
+
+def carried_keys(column: int, prefix: str) -> dict[str, Node]:
+    """The frames between the painted keys, and the video."""
+    links: dict[str, Link] = {"frames": ("clip", "frames"), "edits": ("painted", "key_frames")}
+    carry = Node(
+        "PropagateKeyFrames", column, links=links | {"keys": ("advice", "key_indices")}, height=200, tint="own"
+    )
+    save = saver(column + 1, ("carry", "edited"), ("clip", "fps"), prefix, "Result", ("clip", "audio"))
+    return {"carry": carry, "save": save}

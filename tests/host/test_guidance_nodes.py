@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -79,3 +80,13 @@ def test_wrong_wiring_gets_one_sentence(got: dict[str, Any], name: str) -> None:
 
 def test_no_wrong_wiring_is_left_out(got: dict[str, Any]) -> None:
     assert set(got["refused"]) == set(REFUSALS)
+
+
+def test_full_size_models_with_lora_and_controlnet(answer: Answer, tmp_path: Path) -> None:
+    got = answer("guidance_sd.py", tmp_path)
+    for path in tmp_path.glob("*.safetensors"):  # gigabytes that pytest would keep
+        path.unlink()
+    for layout in ("diffusers", "original"):
+        assert got[f"as the core, {layout}"] < 1e-4 * max(1.0, got["size"]), got
+    assert all(got[name] > 1e-3 for name in ("control changes", "guidance changes", "lora changes")), got
+    assert got["finite"] and got["batch finite"], got

@@ -28,6 +28,8 @@ DISK = 8 * 2**30
 # Workflow -> the videos that it saves, and those that the bypassed group saves besides.
 VIDEOS = {
     "colorize": (["zero"], ["coloured"]),
+    "fresco_sd15": (["fresco"], []),
+    "rerender_sd15": (["rerender"], []),
     "zero_stage_only": (["zero"], []),
     "zero_to_hero_sd15_flux": (["zero"], ["hero"]),
 }
@@ -160,9 +162,13 @@ def models(server: Any, host_python: Path, host_environment: dict[str, str]) -> 
 def stand_in(prompt: Graph) -> None:
     """Sizes and steps as small as may be; the text encoders of FLUX by a node of the tests."""
     change(prompt, "VideoLoad", file="clip.mp4", maximum=2, short_side=64)
-    change(prompt, "DIFTCorrespondence", ensemble=1)
-    change(prompt, "MaskedCiAKSampler", steps=1)
     for node in prompt.values():
+        if node["class_type"] == "DIFTCorrespondence":
+            node["inputs"] |= {"ensemble": 1}
+        if node["class_type"] == "MaskedCiAKSampler":
+            node["inputs"] |= {"steps": 1}
+        if node["class_type"] in ("GuidedKeyFrameSampler", "KeyFrameBatchSampler"):
+            node["inputs"] |= {"steps": 2, "strength": 1.0}
         if node["class_type"] == "DualCLIPLoader":
             node |= {"class_type": "StandInFluxText", "inputs": {}}
         if node["class_type"] == "UNETLoader":
