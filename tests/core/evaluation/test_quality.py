@@ -111,6 +111,20 @@ def test_the_truth_itself_is_perfect_and_errors_count(tasks: Path) -> None:
     assert "tOF" not in measure(clip, worse[1:], [1, 2])  # steps need all frames
 
 
+def test_drift_is_what_is_lost_from_the_second_frame_to_the_last(tasks: Path) -> None:
+    clip = clip_at(sorted(tasks.glob("*-test-*"))[0])
+    made = clip.truths(range(FRAMES)).clone() * 0.8
+    made[1] += 0.01
+    made[2] += 0.02
+    plain = clip.truths(range(FRAMES))
+    found = measure(clip, made, list(range(FRAMES)))
+    off = [float((made[i] - plain[i]).mean((1, 2)).abs().mean()) * 255 for i in (1, 2)]
+    assert found["drift"] == {2: pytest.approx(found["psnr"][1] - found["psnr"][2], abs=1e-4)}
+    assert found["colour drift"] == {2: pytest.approx(off[1] - off[0], abs=1e-3)}
+    apart = measure(clip, made[::2], [0, 2])  # every second frame
+    assert list(apart["warp error"]) == [2] and "drift" not in apart
+
+
 def test_propagation_takes_further_keys_and_may_mirror_errors(tasks: Path, tmp_path: Path) -> None:
     clip, tools = clip_at(sorted(tasks.glob("*-test-*"))[0]), Bench(tmp_path).tools
     hard = {"engine": "flow", "keys": (2,), "blending": {"choice": "hard"}}
@@ -157,7 +171,7 @@ def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path
 
 
 def test_unknown_methods_are_refused() -> None:
-    known = "identity, pixel swap, flow, propagation, ebsynth, cross-image, zero, hero"
+    known = "identity, pixel swap, flow, propagation, ebsynth, rerender, fresco, cross-image, zero, hero"
     with pytest.raises(InputError, match=f"{known}, got 'magic'"):
         run_method(Tools(lambda *_: torch.zeros(0)), None, Spec("magic"), [0])  # type: ignore[arg-type]
 
@@ -214,6 +228,11 @@ def test_a_run_is_found_by_all_its_settings(monkeypatch: pytest.MonkeyPatch) -> 
     assert Spec("hero").settled()["made"] == {"start": ["zero", plain.settled()]}
     assert Spec("hero", {"start": {"ensemble": 2}}).settled()["made"]["start"][1]["ensemble"] == 2
     assert Spec("identity").settled() == Spec("flow").settled() == {}
+    for method, parts in (("rerender", {}), ("fresco", {"parts": ("cross", "features")})):
+        assert Spec(method, parts).settled()["steps"] == 20 and Spec(method, parts, 1).settled()["seed"] == 1
+    assert [part["name"] for part in Spec("fresco", {"parts": ("flow",)}).settled()["parts"]] == [
+        "flow-guided attention"
+    ]
     assert Spec("cross-image").settled() != Spec("zero").settled()
     before = [Spec(method).settled() for method in ("zero", "pixel swap", "cross-image", "hero")]
     monkeypatch.setitem(RECOMMENDED, "timestep", 52)  # another default is another result
@@ -250,7 +269,11 @@ def test_suites_are_sound() -> None:
         for one in suite.tables:
             assert one.base in one.rows and len(one.rows) > 2
             assert len({json.dumps(spec.described()) for spec in one.rows.values()}) == len(one.rows)
+            settled = [json.dumps([spec.method, spec.settled()]) for spec in one.rows.values()]
+            assert len(set(settled)) == len(settled)
             for spec in one.rows.values():  # a setting that is the default would be run twice
+                if spec.method in ("rerender", "fresco"):  # their rows switch parts on that are off without
+                    continue
                 assert all(getattr(ZeroStageSettings(), name, None) != value for name, value in spec.options.items())
     names = [[one.name for one in suite.tables] for suite in SUITES.values()]
     assert names[0] == names[1]

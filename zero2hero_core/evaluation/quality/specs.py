@@ -10,6 +10,7 @@ from ...hero_stage.sampling import RestoreSettings
 from ...hero_stage.training.trainer import HeroSettings
 from ...paper import MODES
 from ...zero_stage.settings import ZeroStageSettings
+from . import guided_settings
 from .clips import TaskClip
 
 # Settings that came later, and their value when they are off: off, they decide nothing, and earlier results stay.
@@ -33,8 +34,10 @@ class Spec:
         from ...tiny.dit import RECOMMENDED as HERO
         from ...tiny.unet import RECOMMENDED as ZERO
 
-        if self.method in ("identity", "flow", "propagation", "ebsynth", "rerender", "fresco"):
+        if self.method in ("identity", "flow", "propagation", "ebsynth"):
             return dict(self.options)
+        if self.method in ("rerender", "fresco"):
+            return guided_settings.settled(self.method, self.options, self.seed)
         if self.method != "hero":
             return _without_later({**self.options, **asdict(zero_settings(self).resolve(ZERO))})
         training, restoring = hero_settings(self, HERO)
