@@ -221,9 +221,8 @@ def _state(
     own = asdict(painting.rerender) if painting.method == "rerender" else asdict(painting.fresco)
     if painting.method == "fresco":
         own["parts"] = [asdict(part) for part in painting.parts]  # type: ignore[call-overload]  # all are dataclasses
-    files = {"video": clip_request.video, "controlnet": None, "foreground": painting.foreground}
-    if painting.controlnet is not None and Path(painting.controlnet).is_file():
-        files["controlnet"] = painting.controlnet
+    files = {"video": clip_request.video, "foreground": painting.foreground}
+    nets = [tensor for control in denoiser.controls for tensor in control.net.state_dict().values()]
     if painting.control != CANNY:
         files["control"] = painting.control
     return {
@@ -232,6 +231,7 @@ def _state(
         "model": backbone.name,
         "model sha256": model_digest(backbone),
         "prompts sha256": tensor_digest([denoiser.positive, denoiser.negative]),
+        "controlnet sha256": tensor_digest(nets, 64) if nets else None,
         "guidance_scale": denoiser.guidance_scale,
         "device": backbone.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),
