@@ -19,8 +19,9 @@ WITH_HERO = ["colorize", "zero_to_hero_sd15_flux"]  # their Hero-Stage is bypass
 Graph = dict[str, Any]
 
 
-def test_there_are_five() -> None:
-    assert NAMES == ["colorize", "demo_cpu", "propagate_keyframes", "zero_stage_only", "zero_to_hero_sd15_flux"]
+def test_there_are_seven() -> None:
+    methods = ["fresco_sd15", "propagate_keyframes", "rerender_sd15", "zero_stage_only", "zero_to_hero_sd15_flux"]
+    assert NAMES == ["colorize", "demo_cpu", *methods]
 
 
 def test_the_host_offers_them_with_pictures(server: Any) -> None:
