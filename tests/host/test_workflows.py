@@ -21,7 +21,8 @@ Graph = dict[str, Any]
 
 def test_there_are_seven() -> None:
     methods = ["fresco_sd15", "propagate_keyframes", "rerender_sd15", "zero_stage_only", "zero_to_hero_sd15_flux"]
-    assert NAMES == ["colorize", "demo_cpu", *methods]
+    expected = ["colorize", "demo_cpu", *methods]
+    assert expected == NAMES
 
 
 def test_the_host_offers_them_with_pictures(server: Any) -> None:
