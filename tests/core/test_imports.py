@@ -23,7 +23,13 @@ FLOORS = (
     ("__main__",),
     ("cli",),
     ("evaluation.ablation",),
-    ("evaluation.bench_quality", "evaluation.bench_speed", "evaluation.bundled", "evaluation.demo"),
+    (
+        "evaluation.bench_fidelity",
+        "evaluation.bench_quality",
+        "evaluation.bench_speed",
+        "evaluation.bundled",
+        "evaluation.demo",
+    ),
     ("evaluation.page",),
     ("evaluation.quality",),
     ("evaluation.speed", "evaluation.making"),  # with what the figures were made, for the tables of speed

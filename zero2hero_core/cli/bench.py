@@ -20,6 +20,14 @@ examples:
   zero2hero bench quality --suite full --work runs/bench --out benchmarks --jobs 8
 """
 
+FIDELITY = """\
+A small autoencoder of Stable Diffusion's class is trained on rendered scenes, some minutes on a CPU, and DIR/RESULTS.md
+is written again.
+
+example:
+  zero2hero bench fidelity --out benchmarks
+"""
+
 
 def add_parser(subparsers: Any) -> None:
     """Register the commands."""
@@ -29,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         description="Quality on tasks with a known answer, speed, and memory of training; together they make one page.",
         epilog=EXAMPLES,
     )
-    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality|speed|memory")
+    commands = parser.add_subparsers(dest="bench_command", required=True, metavar="quality|speed|memory|fidelity")
     quality = commands.add_parser("quality", help="methods and ablations against the truth", epilog=EXAMPLES)
     quality.add_argument("--suite", choices=("small", "full"), default="small", help="how much (default: small)")
     quality.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder of what is kept")
@@ -66,6 +74,16 @@ def add_parser(subparsers: Any) -> None:
     cli_shared.add_common(quality)
     quality.set_defaults(func=run_quality)
     cli_bench_speed.add_parsers(commands)
+    fidelity = commands.add_parser(
+        "fidelity", help="what pictures lose in rounds of encoding, plain and faithful", epilog=FIDELITY
+    )
+    fidelity.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the page and of results")
+    fidelity.add_argument("--steps", type=whole(1), default=800, metavar="N", help="of the autoencoder's training")
+    fidelity.add_argument("--rounds", type=whole(1), default=20, metavar="N", help="of decoding and encoding")
+    fidelity.add_argument("--clips", type=whole(2), default=20, metavar="N", help="held-out pictures")
+    fidelity.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of the training")
+    cli_shared.add_common(fidelity)
+    fidelity.set_defaults(func=run_fidelity)
 
 
 def run_quality(args: argparse.Namespace) -> dict[str, Any]:
@@ -89,3 +107,11 @@ def run_quality(args: argparse.Namespace) -> dict[str, Any]:
     )
     with cli_shared.ConsoleListener(args) as console:
         return make_quality(request, console, readings(vars(args)))
+
+
+def run_fidelity(args: argparse.Namespace) -> dict[str, Any]:
+    """Train, measure, write the page; returns the report."""
+    from ..evaluation.bench_fidelity import FidelityRequest, make_fidelity
+
+    with cli_shared.ConsoleListener(args) as console:
+        return make_fidelity(cli_shared.request_of(FidelityRequest, args), console)

@@ -17,6 +17,8 @@ from .markdown import some
 from .markdown import table as markdown_table
 from .plots import draw_plots
 from .plots_speed import draw_memory, draw_speed
+from .report_fidelity import FILE as FIDELITY
+from .report_fidelity import fidelity_section
 from .report_speed import memory_section, speed_section
 from .stored import read_reports
 
@@ -121,6 +123,8 @@ def write_page(out: Path) -> None:
         for table in report["tables"]:
             why = diagnosis(out / "diagnoses" / f"{report['suite']}_{table['name']}.md", table)
             parts.append(section(report["suite"], table, plots.get(table["name"], []), why))
+    if (path := out / "results" / FIDELITY).exists():
+        parts.append(fidelity_section(json.loads(path.read_text(encoding="utf-8"))))
     if speed := read_reports(out, "speed"):
         parts.append(speed_section(speed, draw_speed(out / "plots", speed)))
     if memory := read_reports(out, "memory"):
