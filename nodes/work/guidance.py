@@ -15,6 +15,7 @@ from ...zero2hero_core.guidance.parts import Batch, Part
 from ...zero2hero_core.guidance.pixel_target import PixelSettings
 from ...zero2hero_core.guidance.rerender import KeyFramePainter
 from ...zero2hero_core.guidance.settings import FrescoSettings, RerenderSettings
+from ...zero2hero_core.jobs.clip import same_picture
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
 from ...zero2hero_core.jobs.guidance import paint_key_batches, paint_key_frames, plan, rerender_steps
 from ..convert.checks import socket_words
@@ -63,6 +64,7 @@ def paint_one_by_one(
             f"model: carries {names}, which is for KSampler and KeyFrameBatchSampler; this sampler has guidance of its "
             "own: connect the MODEL from before those nodes."
         )
+    _say_no_ops(notes, keys)
     settings = _rerender_settings(widgets)
     denoiser = HostDenoiser(*native, guidance_scale=widgets["cfg"], frames=keys.numbers)
     check_sides("frames", keys.images, denoiser.multiple)
@@ -90,6 +92,7 @@ def paint_in_batches(
     Raises: InputError with the socket.
     """
     keys, notes = read_keys(frames, edit, widgets), Notes(node)
+    _say_no_ops(notes, keys)
     model, carried = native[0], parts_of(native[0])
     if carried is None:
         notes.warn("the MODEL carries no guidance, so nothing holds the frames together; add CrossFrameAttention.")
@@ -157,6 +160,11 @@ def _in_order(keys: Keys, pictures: dict[int, torch.Tensor], latents: dict[int, 
         notes.warn("the result holds numbers that are not finite; start ComfyUI with --force-fp32 or --bf16-unet.")
     images = torch.stack([pictures[number] for number in keys.numbers])
     return Painted(to_host(images), torch.cat([latents[number] for number in keys.numbers]), notes)
+
+
+def _say_no_ops(notes: Notes, keys: Keys) -> None:
+    if keys.edit is not None and same_picture(keys.edit, keys.frames[keys.anchor]):
+        notes.warn("the edit is the frame itself, so the clip keeps its look; connect the edited frame to `edit`.")
 
 
 def read_keys(frames: Any, edit: Any, widgets: Any) -> Keys:

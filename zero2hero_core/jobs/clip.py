@@ -189,14 +189,15 @@ def same_picture(a: torch.Tensor, b: torch.Tensor) -> bool:
 class Masks:
     """Object masks for the chosen frames: one image for all, or a folder, glob or video with as many as frames.
 
+    Args: name: of the setting that gives them.
     Raises: InputError when their number or aspect ratio is another.
     """
 
-    def __init__(self, path: str, clip: Clip):
+    def __init__(self, path: str, clip: Clip, name: str = "mask"):
         self._clip = clip
         self._source = open_frames(path, multiple=1)
         self._single = len(self._source) == 1 and Path(path).is_file() and names_images(Path(path))
-        count, frames, name = len(self._source), len(clip.indices), setting("mask")
+        count, frames, name = len(self._source), len(clip.indices), setting(name)
         if not self._single and count != frames:
             raise InputError(
                 f"{name} {path}: expected {frames} masks, one for each chosen frame, or one image for all, got {count}."

@@ -66,9 +66,10 @@ def _run(request: GuideRequest, out: Path, listener: Listener) -> dict[str, Any]
     if output.resume and content(out) and not (out / KEYS / guide_keys.STATE).exists():
         raise InputError(f"{setting('resume')}: {out} holds no earlier `zero2hero guide`; choose its folder.")
     sized = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else SIZE))
-    clip = open_clip(sized, MULTIPLE, Notes(listener))
+    notes = Notes(listener)
+    clip = open_clip(sized, MULTIPLE, notes)
     check_video(output, request.clip.video, clip)
-    keys = paint_keys(request.painting, request.model, sized, clip, out / KEYS, output.resume, listener)
+    keys = paint_keys(request.painting, request.model, sized, clip, out / KEYS, output.resume, listener, notes)
     painted = time.perf_counter() - start
 
     resume = output.resume and (begun_in(out, "propagate") / propagate.STATE).exists()
@@ -79,6 +80,7 @@ def _run(request: GuideRequest, out: Path, listener: Listener) -> dict[str, Any]
         key=keys,
     )
     report = propagate.run(carried, listener) | {"command": "guide", "key_files": keys}
+    report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
     report["seconds"] |= {"part keys": round(painted, 3), "total": round(time.perf_counter() - start, 3)}
     write_json(out / "report.json", report)
     return report

@@ -27,7 +27,7 @@ from ..version import __version__
 from ..video.image_writer import write_image
 from ..video.resize import resize_frames
 from ..video.source import open_frames, read_image
-from .clip import Clip, ClipRequest, Masks, Pictures
+from .clip import Clip, ClipRequest, Masks, Pictures, same_picture
 from .guidance import outward, plan, rerender_steps
 from .keyframes import choose_key_frames
 from .listener import Counter, Listener, Notes
@@ -102,19 +102,19 @@ def paint_keys(
     out: Path,
     resume: bool,
     listener: Listener,
+    notes: Notes,
 ) -> dict[int, str]:
     """Paint the key frames of a clip into a folder.
 
     Returns: number of each key -> its picture file; the edited frame's is the edit.
     Raises: InputError; Unfinished when it ended early: what is painted is kept.
     """
-    notes = Notes(listener)
     backbone = load_unet(model, painting.prompt or painting.negative)
     _note_no_ops(painting, notes)
     anchor, keys = _choose(painting, clip, listener)
     edit = _read_edit(painting, clip, anchor, notes)
     denoiser = _denoiser(painting, backbone, clip)
-    foreground = Masks(painting.foreground, clip) if painting.foreground else None
+    foreground = Masks(painting.foreground, clip, "foreground") if painting.foreground else None
     state = _state(painting, clip_request, clip, backbone, denoiser, keys)
     kind = _OneByOne if painting.method == "rerender" else _InBatches
     work = kind(painting, denoiser, clip, keys, anchor, edit, out, listener, foreground)
@@ -173,6 +173,8 @@ def _read_edit(painting: Painting, clip: Clip, anchor: int, notes: Notes) -> tor
             "centre was cut out; edit the frame without cropping it for an exact match"
         )
         fitting = resize_frames(picture, clip.size_hw, "crop")
+    if same_picture(fitting[0], clip.by_index()[anchor]):
+        notes.add(f"the edit of frame {anchor} is the frame itself, so the clip keeps its look")
     return fitting[0]
 
 

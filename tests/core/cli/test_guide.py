@@ -45,6 +45,9 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mask = torch.zeros(1, SIDE, SIDE)
     mask[:, 16:32, 16:32] = 1
     write_image(folder / "mask.png", mask)
+    (folder / "two").mkdir()
+    for index in range(2):
+        write_image(folder / "two" / f"{index}.png", mask)
     return folder
 
 
@@ -188,6 +191,7 @@ def test_the_command(material: Path, tmp_path: Path) -> None:
         (["--controlnet", "edit.png"], "expected a .safetensors file"),
         (["--method", "rerender", "--parts", "cross"], "--parts, --align-pixels: are of --method fresco"),
         (["--foreground", "mask.png"], "--foreground: has an effect with --method fresco only"),
+        (["--method", "fresco", "--foreground", "two"], "--foreground two: expected 6 masks"),
         (
             ["--method", "fresco", "--parts", "crossed"],
             "expected some of cross, flow, features, or none, got 'crossed'",
@@ -211,6 +215,12 @@ def test_bad_input_is_one_line(
     lines = [line for line in capsys.readouterr().err.splitlines() if ": note: " not in line]
     assert len(lines) == 1 and words in lines[0], lines
     assert not (tmp_path / "out" / "keys").exists()
+
+
+def test_an_edit_that_changes_nothing_is_said_aloud(material: Path, tmp_path: Path) -> None:
+    write_image(tmp_path / "same.png", drift(2, SIDE, SIDE))
+    report = guide(material, tmp_path / "out", edit={2: str(tmp_path / "same.png")})
+    assert any("frame 2 is the frame itself, so the clip keeps its look" in note for note in report["notes"])
 
 
 def test_edges_are_white_on_black() -> None:
