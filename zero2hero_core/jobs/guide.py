@@ -9,14 +9,15 @@ from typing import Any
 
 from ..backbones.sources import HUB
 from ..checks import InputError, setting
-from ..files.guard import Results, begun_in, content
+from ..files.guard import Results, begun_in, content, final_path
 from ..files.json_file import write_json
 from ..propagation.settings import PropagationSettings
-from . import guide_keys, propagate
+from . import propagate
 from .clip import TINY_SIZE, ClipRequest, check_paths, open_clip
 from .folder import job_folder
 from .frames import OutputRequest, check_video
 from .guide_keys import CANNY, SIZE, Painting, paint_keys
+from .key_painting import RESULTS, STATE
 from .listener import Listener, Notes
 from .models import SDModel
 from .request import flat_values
@@ -43,7 +44,7 @@ class GuideRequest:
 
 def results(output: OutputRequest) -> Results:
     """What the job writes in its folder."""
-    return propagate.results(output) | guide_keys.RESULTS.below(KEYS)
+    return propagate.results(output) | RESULTS.below(KEYS)
 
 
 def run(request: GuideRequest, listener: Listener) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def run(request: GuideRequest, listener: Listener) -> dict[str, Any]:
 
 def _run(request: GuideRequest, out: Path, listener: Listener) -> dict[str, Any]:
     start, output = time.perf_counter(), request.output
-    if output.resume and content(out) and not (out / KEYS / guide_keys.STATE).exists():
+    if output.resume and content(out) and not (out / KEYS / STATE).exists():
         raise InputError(f"{setting('resume')}: {out} holds no earlier `zero2hero guide`; choose its folder.")
     sized = replace(request.clip, size=request.clip.size or (TINY_SIZE if request.model.tiny else SIZE))
     notes = Notes(listener)
@@ -79,7 +80,10 @@ def _run(request: GuideRequest, out: Path, listener: Listener) -> dict[str, Any]
         output=replace(output, out=str(out), resume=resume, overwrite=not resume),
         key=keys,
     )
-    report = propagate.run(carried, listener) | {"command": "guide", "key_files": keys}
+    report = propagate.run(carried, listener) | {
+        "command": "guide",
+        "key_files": {key: str(final_path(Path(path))) for key, path in keys.items()},
+    }
     report["notes"] = list(dict.fromkeys([*notes, *report["notes"]]))
     report["seconds"] |= {"part keys": round(painted, 3), "total": round(time.perf_counter() - start, 3)}
     write_json(out / "report.json", report)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -14,31 +13,22 @@ from ..backbones.sd.controlnet import Control, load_controlnet
 from ..backbones.sd.guided import GuidedUNet
 from ..backbones.sd.unet import UNetBackbone
 from ..checks import InputError, Unfinished, Zero2HeroError, setting
-from ..files.guard import Results, content
-from ..files.json_file import write_json
-from ..guidance.batches import CarriedLatents
-from ..guidance.fresco import KeyFrameBatchPainter
 from ..guidance.hints import canny_edges
-from ..guidance.parts import FRESCO, Batch, Part
-from ..guidance.rerender import KeyFramePainter, PaintedKey
+from ..guidance.parts import FRESCO, Part
 from ..guidance.settings import FrescoSettings, RerenderSettings
 from ..propagation.key_frames import KeyFrameSettings
 from ..version import __version__
-from ..video.image_writer import write_image
 from ..video.resize import resize_frames
 from ..video.source import open_frames, read_image
 from .clip import Clip, ClipRequest, Masks, Pictures, same_picture
-from .guidance import outward, plan, rerender_steps
+from .key_painting import ChosenKeys, InBatches, KeyWork, OneByOne
 from .keyframes import choose_key_frames
 from .listener import Counter, Listener, Notes
 from .models import SDModel, load_unet
-from .spool import Spool
-from .state import check_same, file_digest, read_state, tensor_digest
+from .state import file_digest, tensor_digest
 from .zero import model_digest
 
 Method = Literal["rerender", "fresco"]
-STATE, CARRIED = "keys.json", "carried"
-RESULTS = Results((STATE,), ((".", r"key_\d{6,}\.png"), (CARRIED, r".+\.safetensors")))
 SIZE = 512  # short side that Stable Diffusion 1.5 was made for
 CANNY = "canny"
 
@@ -116,11 +106,16 @@ def paint_keys(
     denoiser = _denoiser(painting, backbone, clip)
     foreground = Masks(painting.foreground, clip, "foreground") if painting.foreground else None
     state = _state(painting, clip_request, clip, backbone, denoiser, keys)
-    kind = _OneByOne if painting.method == "rerender" else _InBatches
-    work = kind(painting, denoiser, clip, keys, anchor, edit, out, listener, foreground)
+    where = (clip, ChosenKeys(tuple(keys), anchor, edit), out, listener)
+    work: KeyWork = (
+        OneByOne(denoiser, painting.rerender, *where)
+        if painting.method == "rerender"
+        else InBatches(denoiser, painting.fresco, painting.parts, foreground, *where)
+    )
     work.begin(state, resume)
     try:
-        work.paint()
+        if not work.has(keys):
+            work.paint()
     except (KeyboardInterrupt, Zero2HeroError) as error:
         if isinstance(error, InputError):
             raise
@@ -246,163 +241,3 @@ def _state(
         **{f"edit {index} sha256": file_digest(path) for index, path in painting.edit.items()},
         **{f"{name} sha256": file_digest(path) for name, path in files.items()},
     }
-
-
-class _Work(ABC):
-    """Painting of keys into a folder, which can be taken up again."""
-
-    def __init__(
-        self,
-        painting: Painting,
-        denoiser: GuidedUNet,
-        clip: Clip,
-        keys: Sequence[int],
-        anchor: int,
-        edit: torch.Tensor | None,
-        out: Path,
-        listener: Listener,
-        foreground: Masks | None,
-    ):
-        self.painting, self.denoiser, self.clip = painting, denoiser, clip
-        self.keys, self.anchor, self.edit = list(keys), anchor, edit
-        self.out, self.listener, self.foreground = out, listener, foreground
-        self.frames, self.spool = clip.by_index(), Spool(out / CARRIED)
-        self.done: set[int] = set()
-        self.seconds = 0.0
-        self._steps = Counter(listener, "steps", self.count_steps())
-
-    @abstractmethod
-    def count_steps(self) -> int:
-        """Steps that all keys take at most."""
-
-    @abstractmethod
-    def paint(self) -> None:
-        """Paint what is missing."""
-
-    def path_of(self, key: int) -> Path:
-        """The picture of a key."""
-        return self.out / f"key_{key:06d}.png"
-
-    def begin(self, state: dict[str, Any], resume: bool) -> None:
-        """Take up what an equal run left, or begin anew."""
-        file = self.out / STATE
-        resumed = resume and file.exists()
-        if resumed:
-            check_same(read_state(file), state)
-        elif resume and content(self.out):
-            raise InputError(f"{setting('resume')}: {self.out} holds no {STATE} of an earlier run; choose its folder.")
-        self.out.mkdir(parents=True, exist_ok=True)
-        if not resumed:
-            self.spool.close()
-            for path in self.out.glob("key_*.png"):
-                path.unlink()
-            write_json(file, state)
-
-    def step(self) -> None:
-        """One more step of a sampling."""
-        self._steps.step()
-        if self.listener.cancelled():
-            raise Zero2HeroError("cancelled")
-
-    def has(self, keys: Sequence[int]) -> bool:
-        """Whether the pictures of keys are there, whole."""
-        for key in keys:
-            try:
-                if tuple(read_image(self.path_of(key)).shape[-2:]) != self.clip.size_hw:
-                    return False
-            except InputError:  # missing or damaged: painted again
-                return False
-        return True
-
-    def write(self, key: int, picture: torch.Tensor) -> None:
-        """Keep the picture of a key."""
-        if not bool(torch.isfinite(picture).all()):
-            raise Zero2HeroError(
-                f"the model gave values that are no numbers for frame {key}; try {setting('dtype')} float32 or bfloat16"
-            )
-        write_image(self.path_of(key), picture, overwrite=True)
-        self.done.add(key)
-        self.listener.preview(picture)
-        self.listener.progress("key frames", len(self.done), len(self.keys))
-
-
-class _OneByOne(_Work):
-    """Rerender-A-Video."""
-
-    def count_steps(self) -> int:
-        """Of the anchor and of every key after it."""
-        self.painter = KeyFramePainter(self.denoiser, self.painting.rerender, on_step=self.step)
-        return rerender_steps(self.painter, len(self.keys))
-
-    def paint(self) -> None:
-        """The anchor, then outward; after each key what the next one needs is kept."""
-        self.write(self.anchor, self.painter.begin(self.anchor, self.frames[self.anchor], self.edit).picture)
-        for side, keys in enumerate(outward(self.keys, self.anchor)):
-            self.painter.turn_back()
-            todo = self._take_up(side, keys)
-            for key in todo:
-                painted = self.painter.paint(key, self.frames[key])
-                self.write(key, painted.picture)
-                self._keep(side, painted)
-        self.spool.close()
-
-    def _keep(self, side: int, painted: PaintedKey) -> None:
-        own = {"index": torch.tensor(painted.index), "picture": painted.picture, "latents": painted.latents}
-        bank = {f"bank {name}": tensor for name, tensor in painted.bank.tensors().items()}
-        count = torch.tensor(self.painter.painted)
-        self.spool.put(f"previous-{side}", {name: value.cpu() for name, value in own.items()} | bank | {"count": count})
-
-    def _take_up(self, side: int, keys: list[int]) -> list[int]:
-        """Go on after the last key of a side that was kept; returns those that are missing."""
-        kept = self.spool.get(f"previous-{side}")
-        index = -1 if kept is None else int(kept["index"])
-        if kept is None or index not in keys or not self.has(keys[: keys.index(index) + 1]):
-            return keys
-        place = keys.index(index) + 1
-        bank = {name.removeprefix("bank "): tensor for name, tensor in kept.items() if name.startswith("bank ")}
-        self.painter.take_up(index, self.frames[index], kept["picture"], kept["latents"], bank, int(kept["count"]))
-        self.done |= set(keys[:place])
-        return keys[place:]
-
-
-class _InBatches(_Work):
-    """FRESCO."""
-
-    def count_steps(self) -> int:
-        """Of all batches."""
-        painting = self.painting
-        self.painter = KeyFrameBatchPainter(self.denoiser, painting.fresco, painting.parts, on_step=self.step)
-        self.batches = plan(self.keys, self.anchor, painting.fresco.batch)
-        return len(self.batches) * self.painter.steps_of_batch
-
-    def paint(self) -> None:
-        """Batch by batch; after each what the next one needs is kept."""
-        for number, batch in self._missing():
-            painted = self.painter.paint(self._batch(batch.frames), batch.carried, self.edit)
-            for row in range(batch.carried, len(batch.frames)):
-                self.write(batch.frames[row], painted.pictures[row])
-            self.painter.carried.save(self._record(number))
-            self._record(number - 1).unlink(missing_ok=True)
-        self.spool.close()
-
-    def _record(self, number: int) -> Path:
-        folder = self.out / CARRIED
-        folder.mkdir(exist_ok=True)
-        return folder / f"batch-{number:06d}.safetensors"
-
-    def _missing(self) -> Iterator[tuple[int, Any]]:
-        first = 0
-        for number in range(len(self.batches)):
-            if self._record(number).exists():
-                produced = [key for one in self.batches[: number + 1] for key in one.new]
-                if self.has(produced):
-                    self.painter.carried = CarriedLatents.load(self._record(number))
-                    self.done, first = set(produced), number + 1
-        yield from list(enumerate(self.batches))[first:]
-
-    def _batch(self, keys: Sequence[int]) -> Batch:
-        masks = None
-        if self.foreground is not None:
-            numbers = {index: number for number, index in enumerate(self.clip.indices)}
-            masks = self.foreground.batch([numbers[key] for key in keys])
-        return Batch(tuple(keys), torch.stack([self.frames[key] for key in keys]), masks)
