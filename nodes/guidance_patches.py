@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..zero2hero_core.guidance.features import FeatureSettings
-from ..zero2hero_core.guidance.parts import CrossFramePart, FeaturePart, FlowPart
 from .convert.checks import check_choice
 from .host.services import io
 from .host.sockets import CATEGORY, Flow
@@ -85,7 +83,7 @@ class CrossFrameAttention(io.ComfyNode):
     ) -> io.NodeOutput:
         """Put it on the MODEL."""
         check_choice("mode", mode, MODES)
-        part = CrossFramePart(MODES[mode], loose, (start, end))  # type: ignore[arg-type]
+        part = ("cross", {"mode": MODES[mode], "loose": loose, "window": (start, end)})
         return io.NodeOutput(guided_model(model, part, frames, flow=flow))
 
 
@@ -146,7 +144,7 @@ class FlowGuidedAttention(io.ComfyNode):
         flow: Any = None,
     ) -> io.NodeOutput:
         """Put it on the MODEL."""
-        part = FlowPart(temporal, until, spatial)
+        part = ("flow", {"temporal": temporal, "until": until, "spatial": spatial})
         return io.NodeOutput(guided_model(model, part, frames, latents=latents, flow=flow))
 
 
@@ -206,8 +204,8 @@ class CorrespondenceFeatures(io.ComfyNode):
         flow: Any = None,
     ) -> io.NodeOutput:
         """Put it on the MODEL."""
-        part = FeaturePart(FeatureSettings(iterations=iterations, temporal=temporal, spatial=spatial, until=end))
-        return io.NodeOutput(guided_model(model, part, frames, foreground, latents, flow))
+        values = {"iterations": iterations, "temporal": temporal, "spatial": spatial, "until": end}
+        return io.NodeOutput(guided_model(model, ("features", values), frames, foreground, latents, flow))
 
 
 NODES = [CrossFrameAttention, FlowGuidedAttention, CorrespondenceFeatures]

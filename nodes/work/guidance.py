@@ -9,15 +9,11 @@ from typing import Any
 import torch
 
 from ...zero2hero_core.checks import InputError
-from ...zero2hero_core.guidance.fidelity import encode_faithfully
-from ...zero2hero_core.guidance.fresco import KeyFrameBatchPainter
-from ...zero2hero_core.guidance.parts import Batch, Part
 from ...zero2hero_core.guidance.pixel_target import PixelSettings
-from ...zero2hero_core.guidance.rerender import KeyFramePainter
 from ...zero2hero_core.guidance.settings import FrescoSettings, RerenderSettings
 from ...zero2hero_core.jobs.clip import same_picture
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
-from ...zero2hero_core.jobs.guidance import paint_key_batches, paint_key_frames, plan, rerender_steps
+from ...zero2hero_core.jobs.guidance import FrescoWork, RerenderWork, encode_picture, guidance_part
 from ..convert.checks import socket_words
 from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
 from ..host.guidance_patches import Originals, parts_of, with_part, without_parts
@@ -69,14 +65,14 @@ def paint_one_by_one(
     denoiser = HostDenoiser(*native, guidance_scale=widgets["cfg"], frames=keys.numbers)
     check_sides("frames", keys.images, denoiser.multiple)
     bar: list[Progress] = []
-    painter = KeyFramePainter(denoiser, settings, on_step=lambda: bar[0].step())
-    bar.append(Progress(max(1, rerender_steps(painter, len(keys.numbers)))))
+    painting = RerenderWork(denoiser, settings, lambda: bar[0].step())
+    bar.append(Progress(max(1, painting.steps(len(keys.numbers)))))
 
     def work() -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         pictures, latents = {}, {}
-        for key in paint_key_frames(painter, keys.frames, keys.numbers, keys.anchor, keys.edit):
-            pictures[key.index], latents[key.index] = key.picture, denoiser.vae_latents(key.latents).cpu()
-            bar[0].step(0, key.picture)
+        for number, picture, clean in painting.paint(keys.frames, keys.numbers, keys.anchor, keys.edit):
+            pictures[number], latents[number] = picture, denoiser.vae_latents(clean).cpu()
+            bar[0].step(0, picture)
         return pictures, latents
 
     with socket_words({"anchor": "anchor_index"}):
@@ -102,18 +98,17 @@ def paint_in_batches(
     denoiser = HostDenoiser(without_parts(model), *native[1:], guidance_scale=widgets["cfg"], frames=keys.numbers)
     check_sides("frames", keys.images, denoiser.multiple)
     bar: list[Progress] = []
-    painter = KeyFrameBatchPainter(denoiser, settings, parts, on_step=lambda: bar[0].step())
+    painting = FrescoWork(denoiser, settings, parts, lambda: bar[0].step())
     with socket_words({"anchor": "anchor_index", "batch": "batch_size"}):
-        batches = plan(keys.numbers, keys.anchor, settings.batch)
-    bar.append(Progress(max(1, len(batches) * painter.steps_of_batch)))
+        bar.append(Progress(max(1, painting.steps(keys.numbers, keys.anchor))))
     places = {number: place for place, number in enumerate(keys.numbers)}
 
-    def batch_of(numbers: Sequence[int]) -> Batch:
+    def batch_of(numbers: Sequence[int]) -> Any:
         return originals.batch([places[number] for number in numbers], numbers)
 
     def work() -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         pictures, latents = {}, {}
-        for number, picture, clean in paint_key_batches(painter, keys.numbers, keys.anchor, batch_of, keys.edit):
+        for number, picture, clean in painting.paint(keys.numbers, keys.anchor, batch_of, keys.edit):
             pictures[number], latents[number] = picture, denoiser.vae_latents(clean).cpu()
             bar[0].step(0, picture)
         return pictures, latents
@@ -135,9 +130,17 @@ def _fresco_settings(widgets: Any) -> FrescoSettings:
 
 
 def guided_model(
-    model: Any, part: Part, frames: Any = None, foreground: Any = None, latents: Any = None, flow: Any = None
+    model: Any,
+    part: tuple[str, dict[str, Any]],
+    frames: Any = None,
+    foreground: Any = None,
+    latents: Any = None,
+    flow: Any = None,
 ) -> Any:
-    """A clone of a MODEL that carries one more part of the guidance. Raises: InputError with the socket."""
+    """A clone of a MODEL that carries one more part of the guidance. part: its name and values, see `guidance_part`.
+
+    Raises: InputError with the socket.
+    """
     images = None if frames is None else to_core(frames, "frames")
     count = None if images is None else len(images)
     masks = None
@@ -152,7 +155,10 @@ def guided_model(
         raise InputError(
             "flow: expected that of these frames, got that of others; connect the same frames to OpticalFlow and here."
         )
-    return with_part(model, part, Originals(images, masks, samples, flow))
+    name, values = part
+    with socket_words({"until": "end", "window": "start, end"}):
+        guide = guidance_part(name, **values)
+    return with_part(model, guide, Originals(images, masks, samples, flow))
 
 
 def _in_order(keys: Keys, pictures: dict[int, torch.Tensor], latents: dict[int, torch.Tensor], notes: Notes) -> Painted:
@@ -223,7 +229,4 @@ def encode_pictures(images: Any, vae: Any, compensation: float, threshold: float
     """Latents (N, C, h, w) of an IMAGE, as the host's LATENT holds them."""
     pictures, model = to_core(images, "images"), HostVAE(vae)
     check_sides("images", pictures, model.multiple)
-    parts = [
-        encode_faithfully(model, picture[None], compensation=compensation, threshold=threshold) for picture in pictures
-    ]
-    return torch.cat(parts).cpu()
+    return torch.cat([encode_picture(model, picture, compensation, threshold) for picture in pictures]).cpu()

@@ -15,7 +15,6 @@ from .propagate import KeyAction
 
 if TYPE_CHECKING:
     from ..files.guard import Results
-    from ..guidance.parts import Part
     from ..guidance.settings import FrescoSettings, RerenderSettings
     from ..propagation.key_frames import KeyFrameSettings
 
@@ -176,6 +175,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Do the job; returns its report."""
     from ..guidance.pixel_target import PixelSettings
     from ..jobs import guide
+    from ..jobs.guidance import guidance_part
     from ..propagation.settings import PropagationSettings
 
     with ConsoleListener(args) as listener:
@@ -185,7 +185,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         whole_parts = {
             "rerender": _rerender(args, pixel),
             "fresco": _fresco(args, pixel),
-            "parts": _guidance(args.parts),
+            "parts": tuple(guidance_part(name) for name in args.parts),
             "key_frames": _key_frames(args),
             "carrying": PropagationSettings(engine=args.engine),
             "canny": tuple(args.canny),
@@ -222,13 +222,6 @@ def _fresco(args: argparse.Namespace, pixel: Any) -> FrescoSettings:
     return FrescoSettings(
         steps=args.steps, strength=args.strength, seed=args.seed, batch=args.batch, pixel_window=window, pixel=pixel
     )
-
-
-def _guidance(names: tuple[str, ...]) -> tuple[Part, ...]:
-    from ..guidance.parts import CrossFramePart, FeaturePart, FlowPart
-
-    kinds: dict[str, Part] = {"cross": CrossFramePart(), "flow": FlowPart(), "features": FeaturePart()}
-    return tuple(kinds[name] for name in names)
 
 
 def _key_frames(args: argparse.Namespace) -> KeyFrameSettings:

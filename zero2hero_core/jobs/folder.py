@@ -16,7 +16,7 @@ from ..files.lock import locked_folder
 from ..files.names import check_name
 
 # Settings that name what is read: pictures or a video; folders of Zero-Stage; single files; folders of a model.
-PICTURES = ("video", "reference", "key", "edit", "mask", "foreground", "stylised", "truth", "own_clips")
+PICTURES = ("video", "reference", "key", "edit", "mask", "foreground", "control", "stylised", "truth", "own_clips")
 ZERO_FOLDERS = ("zero", "zero_anchor")
 FILES = ("matches", "lora", "text_embedding", "empty_embedding", "python", "blender")
 TREES = ("model", "controlnet", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 
+from ..backbones.surface import GuidedDenoiser, LatentCodec
 from ..checks import InputError, setting
 from ..guidance.batches import KeyBatch, plan_batches
+from ..guidance.features import FeatureSettings
+from ..guidance.fidelity import encode_faithfully
 from ..guidance.fresco import KeyFrameBatchPainter
-from ..guidance.parts import Batch
+from ..guidance.parts import Batch, CrossFramePart, FeaturePart, FlowPart, Part
 from ..guidance.rerender import KeyFramePainter, PaintedKey
+from ..guidance.settings import FrescoSettings, RerenderSettings
 
 
 def outward(keys: Sequence[int], anchor: int) -> tuple[list[int], list[int]]:
@@ -47,6 +52,60 @@ def paint_key_frames(
     painter.turn_back()
     for index in before:
         yield painter.paint(index, frames[index])
+
+
+class RerenderWork:
+    """Rerender-A-Video on frames that are at hand: what the sampler node asks for.
+
+    Args: on_step: called after each step of a sampling.
+    """
+
+    def __init__(self, denoiser: GuidedDenoiser, settings: RerenderSettings, on_step: Callable[[], None]):
+        self.painter = KeyFramePainter(denoiser, settings, on_step=on_step)
+
+    def steps(self, keys: int) -> int:
+        """Steps that so many keys take at most."""
+        return rerender_steps(self.painter, keys)
+
+    def paint(
+        self, frames: Mapping[int, torch.Tensor], keys: Sequence[int], anchor: int, edit: torch.Tensor | None
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Yields place, picture (3, H, W) and clean latents (1, C, h, w). Args: see `paint_key_frames`."""
+        for key in paint_key_frames(self.painter, frames, keys, anchor, edit):
+            yield key.index, key.picture, key.latents
+
+
+class FrescoWork:
+    """FRESCO on frames that are at hand. Args: parts: of the guidance; on_step: called after each step."""
+
+    def __init__(
+        self, denoiser: GuidedDenoiser, settings: FrescoSettings, parts: Sequence[Part], on_step: Callable[[], None]
+    ):
+        self.painter = KeyFrameBatchPainter(denoiser, settings, parts, on_step=on_step)
+
+    def steps(self, keys: Sequence[int], anchor: int) -> int:
+        """Steps that keys take at most. Raises: InputError, see `outward`."""
+        return len(plan(keys, anchor, self.painter.settings.batch)) * self.painter.steps_of_batch
+
+    def paint(
+        self, keys: Sequence[int], anchor: int, batch_of: Callable[[Sequence[int]], Batch], edit: torch.Tensor | None
+    ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+        """Yields place, picture (3, H, W) and clean latents (1, C, h, w). Args: see `paint_key_batches`."""
+        return paint_key_batches(self.painter, keys, anchor, batch_of, edit)
+
+
+def guidance_part(name: str, **values: Any) -> Part:
+    """A part of FRESCO's guidance: "cross" (see `CrossFramePart`), "flow" (`FlowPart`) or "features" (`FeaturePart`,
+    whose settings are given one by one). Raises: InputError."""
+    if name == "features":
+        return FeaturePart(FeatureSettings(**values))
+    kinds: dict[str, Callable[..., Part]] = {"cross": CrossFramePart, "flow": FlowPart}
+    return kinds[name](**values)
+
+
+def encode_picture(model: LatentCodec, picture: torch.Tensor, compensation: float, threshold: float) -> torch.Tensor:
+    """Latents (1, C, h, w) of a picture (3, H, W) with what a round would lose; see `guidance.fidelity`."""
+    return encode_faithfully(model, picture[None], compensation=compensation, threshold=threshold)
 
 
 def rerender_steps(painter: KeyFramePainter, keys: int) -> int:

@@ -126,8 +126,20 @@ def test_every_option_that_may_name_a_file_is_known(tmp_path):
     """Who adds an option says here whether it names something that is read."""
     known = {*PICTURES, *ZERO_FOLDERS, *FILES, *TREES, "also"}
     written = {"out", "work", "json", "video_name"}
-    words = {"device", "dtype", "name", "appearance", "hero_prompt", "prompt", "size", "layers", "modes", "lora_layers"}
-    words |= {"methods", "tables", "rows", "k", "version", "help", "alpha", "frames", "evaluate_frames"}
+    words = {
+        "device",
+        "dtype",
+        "name",
+        "appearance",
+        "hero_prompt",
+        "prompt",
+        "negative",
+        "size",
+        "layers",
+        "modes",
+        "lora_layers",
+    }
+    words |= {"negative", "methods", "tables", "rows", "k", "version", "help", "alpha", "frames", "evaluate_frames"}
 
     def options(parser):
         for action in parser._actions:

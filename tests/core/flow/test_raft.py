@@ -15,8 +15,8 @@ import torch
 
 from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.evaluation.page import report
-from zero2hero_core.evaluation.quality import methods
 from zero2hero_core.evaluation.quality import plan as planning
+from zero2hero_core.evaluation.quality import tools
 from zero2hero_core.evaluation.quality.clips import TaskClip
 from zero2hero_core.evaluation.quality.methods import run_method
 from zero2hero_core.evaluation.quality.runner import Bench
@@ -178,11 +178,11 @@ def say_raft(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Any], None]]
                 raise answer
             return answer
 
-        methods._missing_raft.cache_clear()
-        monkeypatch.setattr(methods, "load_raft", load)
+        tools._missing_raft.cache_clear()
+        monkeypatch.setattr(tools, "load_raft", load)
 
     yield say
-    methods._missing_raft.cache_clear()
+    tools._missing_raft.cache_clear()
 
 
 def test_the_row_of_raft_takes_its_flow_and_is_kept_apart_from_that_of_dis(
