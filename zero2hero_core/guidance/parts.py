@@ -23,7 +23,7 @@ from .cross_frame import CrossFrameAttention, Mode
 from .features import CorrespondenceFeatures, FeatureCapture, FeatureSettings
 from .motion import BatchMotion, Known, batch_motion
 from .spatial import InputAttention, SpatialAttention
-from .steps import Window
+from .steps import Window, check_window
 from .temporal import TrajectoryAttention
 
 LAYERS = range(3, 12)  # decoder layers with self-attention
@@ -117,6 +117,9 @@ class CrossFramePart:
     window: Window = (0.0, 1.0)
     name: str = field(default="cross-frame attention", init=False)
     rank: int = field(default=2, init=False)
+
+    def __post_init__(self) -> None:
+        check_window("window", self.window)
 
     def begin(self, batch: Batch, steps: range, count: int) -> Guides:
         """See `Part.begin`."""
