@@ -122,6 +122,7 @@ def test_a_damaged_bank_is_refused(tmp_path: Path, text: bytes) -> None:
         ({"0.7.9.key": (1, 2, 4, 4), "0.7.9.value": (1, 2, 4, 4)}, "by step, half and layer, .* got 0.7.9"),
         ({"0.1.9.key": (3, 2, 4, 4), "0.1.9.value": (3, 2, 4, 4)}, "by step, half and layer, .* got 0.1.9"),
         ({"0.1.9.value": (1, 2, 4, 4)}, "layer 9 at step 1, got value"),
+        ({"0.1.9.key": (1, 2, 4, 4)}, "layer 9 at step 1, got key"),
         ({"0.1.9.key": (1, 2, 4, 4), "0.1.9.value": (1, 2, 3, 4)}, "of one shape in layer 9 at step 1, got key"),
     ],
 )
