@@ -16,15 +16,16 @@ from ..attention.protocol import Attention
 from ..checks import InputError, ShapeError, setting
 from .banks import KEY_VALUE
 from .motion import BatchMotion
-from .steps import Window, closed_window
+from .steps import Window, check_window, closed_window
 
 Mode = Literal["anchor_previous", "new_regions", "all"]
 
 
 def grid_of(layer: int, latent_hw: tuple[int, int]) -> tuple[int, int]:
-    """Token grid (h, w) of a decoder layer (3 to 11) for latents of a size."""
+    """Token grid (h, w) of a decoder layer (3 to 11) for latents of a size: each level has half of the next finer one,
+    rounded up, as a convolution of stride 2 with a border of 1 gives it."""
     shrink = 2 ** (3 - layer // 3)
-    return latent_hw[0] // shrink, latent_hw[1] // shrink
+    return -(-latent_hw[0] // shrink), -(-latent_hw[1] // shrink)
 
 
 def hidden_tokens(occlusion: torch.Tensor, size_hw: tuple[int, int]) -> torch.Tensor:
@@ -41,7 +42,7 @@ class CrossFrameAttention(Guidance):
     without motion those of row 0 only. "all": all rows read all tokens of all rows.
 
     Args: motion: of the rows; layers: where it acts; window, steps: when, both ends in, of how many steps.
-    Raises: InputError for another mode.
+    Raises: InputError for another mode, or a window whose ends are not in order.
     """
 
     name = "cross-frame attention"
@@ -57,9 +58,10 @@ class CrossFrameAttention(Guidance):
     ):
         if mode not in get_args(Mode):
             raise InputError(f"{setting('mode')}: expected one of {', '.join(get_args(Mode))}, got {mode!r}.")
+        check_window("window", window)
         self.mode, self.motion = mode, motion
         self.layers, self.steps = frozenset(layers), closed_window(window, steps)
-        self._read: dict[tuple[int, int], torch.Tensor] = {}
+        self._read: dict[tuple[int, tuple[int, int]], torch.Tensor] = {}  # by rows and grid
 
     def role(self, layer: int, step: int) -> Role:
         """Hands on to what follows."""
@@ -90,23 +92,23 @@ class CrossFrameAttention(Guidance):
             before = [max(0, row - 1) for row in range(len(key))]
             key, value = (torch.cat([each[:1].expand_as(each), each[before]], 2) for each in (key, value))
         else:
-            read = self._tokens_read(grid_of(layer, now.size_hw), len(key), key.shape[2])
+            read = self._tokens_read(grid_of(layer, now.size_hw), len(key))
             key, value = (_shared(each, read) for each in (key, value))
         return following(layer, query, key, value)
 
-    def _tokens_read(self, size_hw: tuple[int, int], rows: int, tokens: int) -> torch.Tensor | None:
+    def _tokens_read(self, size_hw: tuple[int, int], rows: int) -> torch.Tensor | None:
         """Which of the tokens (rows, N) are read; None for all."""
         if self.mode == "all":
             return None
         if self.motion is not None and len(self.motion) != rows:
             raise ShapeError(f"frames: expected {len(self.motion)} rows, as many as the motion has, got {rows}.")
-        if size_hw not in self._read:
-            read = torch.zeros(rows, tokens, dtype=torch.bool)
+        if (rows, size_hw) not in self._read:
+            read = torch.zeros(rows, size_hw[0] * size_hw[1], dtype=torch.bool)
             read[0] = True
             if self.motion is not None:
                 read[1:] = hidden_tokens(self.motion.backward_occlusion[:-1], size_hw)
-            self._read[size_hw] = read
-        return self._read[size_hw]
+            self._read[rows, size_hw] = read
+        return self._read[rows, size_hw]
 
 
 def _shared(tensor: torch.Tensor, read: torch.Tensor | None) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..attention.guidance import Guidance, Pass, Role
 from ..attention.protocol import Attention
-from ..checks import Zero2HeroError
+from ..checks import InputError, Zero2HeroError, setting
 
 _QUERY_KEY = frozenset({"query", "key"})
 
@@ -62,11 +62,14 @@ class SpatialAttention(Guidance):
     q' = softmax(q_r k_r^T / (factor sqrt(d))) q, with q_r and k_r of the original.
 
     Args: inputs: see `InputAttention`; layers, steps: where and when it acts.
+    Raises: InputError unless the factor is above 0.
     """
 
     name = "attention by the original's likeness"
 
     def __init__(self, inputs: InputAttention, *, layers: Collection[int], steps: Collection[int], factor: float = 5.0):
+        if not factor > 0:
+            raise InputError(f"{setting('factor')}: expected more than 0, got {factor:g}.")
         self.inputs, self.layers, self.steps, self.factor = inputs, frozenset(layers), frozenset(steps), factor
 
     def role(self, layer: int, step: int) -> Role:

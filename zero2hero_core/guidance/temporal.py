@@ -12,7 +12,7 @@ import torch.nn.functional as F
 
 from ..attention.guidance import Guidance, Pass, Role
 from ..attention.protocol import Attention
-from ..checks import ShapeError
+from ..checks import InputError, ShapeError, setting
 from .cross_frame import grid_of
 from .motion import BatchMotion
 from .trajectories import Trajectories, follow_tokens
@@ -23,12 +23,17 @@ class TrajectoryAttention(Guidance):
 
     Scores are those of its layer's query and key, divided by `factor` as well as by the root of the head's width.
 
+    In a list it stands before guidances that change queries or keys: it needs those of the layer itself.
+
     Args: motion: of the rows; layers: where it acts; until: timestep down to which it acts.
+    Raises: InputError unless the factor is above 0.
     """
 
     name = "attention along the flow"
 
     def __init__(self, motion: BatchMotion, *, layers: Collection[int], factor: float = 5.0, until: int = 350):
+        if not factor > 0:
+            raise InputError(f"{setting('factor')}: expected more than 0, got {factor:g}.")
         self.motion, self.layers, self.factor, self.until = motion, frozenset(layers), factor, until
         self._ways: dict[tuple[int, int], tuple[Trajectories, torch.Tensor]] = {}
 
@@ -53,7 +58,10 @@ class TrajectoryAttention(Guidance):
         value: torch.Tensor | None,
         following: Attention,
     ) -> torch.Tensor:
-        """Attention output (B, heads, N, head_dim). Raises: ShapeError when the rows are not those of the motion."""
+        """Attention output (B, heads, N, head_dim).
+
+        Raises: ShapeError when the rows are not those of the motion, or the keys those of several frames.
+        """
         out = following(layer, query, key, value)
         if now.timestep < self.until or len(out) == 1:
             return out
@@ -61,6 +69,11 @@ class TrajectoryAttention(Guidance):
         if len(out) != len(self.motion):
             raise ShapeError(f"frames: expected {len(self.motion)} rows, as many as the motion has, got {len(out)}.")
         size_hw = grid_of(layer, now.size_hw)
+        if query.shape[2] != key.shape[2] or key.shape[2] != size_hw[0] * size_hw[1]:
+            raise ShapeError(
+                f"key: expected {size_hw[0]} x {size_hw[1]} tokens of each frame, got {key.shape[2]} for "
+                f"{query.shape[2]} queries; put {self.name} before cross-frame attention."
+            )
         if size_hw not in self._ways:
             ways = follow_tokens(self.motion, size_hw)
             self._ways[size_hw] = ways, ways.together[:, None]

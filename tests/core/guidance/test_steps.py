@@ -27,6 +27,16 @@ def test_open_windows_hold_neither_end() -> None:
     assert list(open_window((0.5, 0.5), 20)) == [] == list(open_window((0.5, 0.8), 1))
 
 
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 16, 20, 25, 50, 100, 999, 1000])
+def test_windows_in_hundredths_are_exact_for_any_number_of_steps(count: int) -> None:
+    for start in range(0, 101, 3):
+        for end in range(start, 101, 7):
+            window = (start / 100, end / 100)
+            closed = [step for step in range(count) if count * start <= 100 * step <= count * end]
+            inner = [step for step in range(count) if count * start < 100 * step < count * end]
+            assert list(closed_window(window, count)) == closed and list(open_window(window, count)) == inner
+
+
 @pytest.mark.parametrize(
     ("strength", "step"), [(0.75, 5), (0.8, 4), (0.95, 1), (1.0, 0), (0.0, 20), (1.05, None), (0.7, 6), (0.9, 2)]
 )
