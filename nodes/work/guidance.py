@@ -19,7 +19,7 @@ from ..convert.pictures import mask_to_core, size_hw_of, to_core, to_host
 from ..host.guidance_patches import Originals, parts_of, with_part, without_parts
 from ..host.guided import HostDenoiser
 from ..host.notes import Notes
-from ..host.services import Progress, io
+from ..host.services import Progress, free_memory, io
 from ..host.unet_checks import check_sides
 from ..host.vae import HostVAE
 
@@ -67,6 +67,13 @@ def paint_one_by_one(
     bar: list[Progress] = []
     painting = RerenderWork(denoiser, settings, lambda: bar[0].step())
     bar.append(Progress(max(1, painting.steps(len(keys.numbers)))))
+    latent_hw = denoiser.latent_hw(size_hw_of(keys.images))
+    needed, free = painting.token_bytes(latent_hw, 1 if widgets["cfg"] == 1 else 2), free_memory("cpu")
+    if needed > free:
+        notes.warn(
+            f"the tokens of earlier keys take up to {needed / 1e9:.1f} GB of main memory, and {free / 1e9:.1f} GB are "
+            "free; take smaller frames or fewer steps."
+        )
 
     def work() -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
         pictures, latents = {}, {}
@@ -76,7 +83,7 @@ def paint_one_by_one(
         return pictures, latents
 
     with socket_words({"anchor": "anchor_index"}):
-        pictures, latents = denoiser.sampling(work, denoiser.latent_hw(size_hw_of(keys.images)))
+        pictures, latents = denoiser.sampling(work, latent_hw)
     return _in_order(keys, pictures, latents, notes)
 
 

@@ -9,6 +9,7 @@ import torch
 
 from ..backbones.surface import GuidedDenoiser, LatentCodec
 from ..checks import InputError, setting
+from ..guidance.bank_size import bank_bytes
 from ..guidance.batches import KeyBatch, plan_batches
 from ..guidance.features import FeatureSettings
 from ..guidance.fidelity import encode_faithfully
@@ -67,6 +68,10 @@ class RerenderWork:
         """Steps that so many keys take at most."""
         return rerender_steps(self.painter, keys)
 
+    def token_bytes(self, latent_hw: tuple[int, int], halves: int) -> int:
+        """Main memory that the tokens of earlier keys take at most; see `token_bytes`."""
+        return token_bytes(self.painter, latent_hw, halves)
+
     def paint(
         self, frames: Mapping[int, torch.Tensor], keys: Sequence[int], anchor: int, edit: torch.Tensor | None
     ) -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
@@ -106,6 +111,17 @@ def guidance_part(name: str, **values: Any) -> Part:
 def encode_picture(model: LatentCodec, picture: torch.Tensor, compensation: float, threshold: float) -> torch.Tensor:
     """Latents (1, C, h, w) of a picture (3, H, W) with what a round would lose; see `guidance.fidelity`."""
     return encode_faithfully(model, picture[None], compensation=compensation, threshold=threshold)
+
+
+def token_bytes(painter: KeyFramePainter, latent_hw: tuple[int, int], halves: int) -> int:
+    """Main memory that the tokens of earlier keys take at most: of the anchor, the key before, and the one in work.
+
+    Args: latent_hw: size of the latents; halves: 2 with classifier-free guidance, 1 without.
+    """
+    if painter.settings.cross_window is None:
+        return 0
+    dtype = painter.denoiser.dtype
+    return 3 * bank_bytes(latent_hw, len(painter.steps), layers=painter.layers, dtype=dtype, halves=halves)
 
 
 def rerender_steps(painter: KeyFramePainter, keys: int) -> int:

@@ -22,13 +22,14 @@ from ..guidance.settings import FrescoSettings, RerenderSettings
 from ..video.image_writer import write_image
 from ..video.source import read_image
 from .clip import Clip, Masks
-from .guidance import outward, plan, rerender_steps
+from .guidance import outward, plan, rerender_steps, token_bytes
 from .listener import Counter, Listener
 from .spool import Spool
 from .state import check_same, read_state
 
 STATE, CARRIED = "keys.json", "carried"
 RESULTS = Results((STATE,), ((".", r"key_\d{6,}\.png"), (CARRIED, r".+\.safetensors")))
+_MUCH = 2 * 10**9  # bytes of tokens that are told of
 
 
 @dataclass(frozen=True)
@@ -116,6 +117,10 @@ class OneByOne(KeyWork):
         super().__init__(clip, chosen, out, listener)
         self.painter = KeyFramePainter(denoiser, settings, on_step=self.step)
         self._steps = Counter(listener, "steps", rerender_steps(self.painter, len(chosen.keys)))
+        shrink = denoiser.multiple // 8
+        latent_hw = (clip.size_hw[0] // shrink, clip.size_hw[1] // shrink)
+        if (needed := token_bytes(self.painter, latent_hw, 2)) > _MUCH:
+            listener.note(f"the tokens of earlier keys take up to {needed / 1e9:.1f} GB of main memory")
 
     def paint(self) -> None:
         """The anchor, then outward; after each key what the next one needs is kept."""

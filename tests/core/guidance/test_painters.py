@@ -20,7 +20,7 @@ from zero2hero_core.guidance.pixel_target import PixelSettings
 from zero2hero_core.guidance.rerender import KeyFramePainter
 from zero2hero_core.guidance.settings import FrescoSettings, RerenderSettings
 from zero2hero_core.guidance.steps import Sampling
-from zero2hero_core.jobs.guidance import outward, paint_key_frames
+from zero2hero_core.jobs.guidance import outward, paint_key_frames, token_bytes
 from zero2hero_core.tiny.unet import load_tiny
 
 PLAIN = RerenderSettings(cross_window=None, shape_window=None, pixel_window=None, colour_window=None)
@@ -167,6 +167,13 @@ def test_recoloured_inputs_take_the_edits_colours() -> None:
     painter.begin(0, clip[0], blue)
     made = painter.paint(1, clip[1]).picture.mean((1, 2))
     assert made[2] - made[0] > 0.15
+
+
+def test_tokens_of_three_keys_are_told_beforehand() -> None:
+    """Of 15 steps at 512 x 512 pixels in float32, all layers: three banks of 1.1 GB x 15/20 x 2."""
+    painter = KeyFramePainter(Toy(), RerenderSettings(loose=False))  # type: ignore[arg-type]
+    assert token_bytes(painter, (64, 64), 2) == 3 * 2 * 15 * 2 * 4 * 3 * (256 * 1280 + 1024 * 640 + 4096 * 320)
+    assert token_bytes(KeyFramePainter(Toy(), PLAIN), (64, 64), 2) == 0  # type: ignore[arg-type]
 
 
 def test_order_and_errors_of_the_work() -> None:
