@@ -14,7 +14,7 @@ import torch
 from ..checks import InputError, check_images, check_shape
 from ..flow.scaled import scale_flow, scaled_flow
 from ..flow.steady import steady_flow
-from ..flow.warp import FlowFunction, warp_backward
+from ..flow.warp import SMALLEST_SIDE, FlowFunction, warp_backward
 from ..video.resize import resize_frames
 from .chain import FlowChain, FlowPair
 from .change import KeyChange
@@ -42,6 +42,12 @@ class KeyFrame:
             raise InputError(
                 f"edit of key {self.index}: expected at most the frame's size, {tuple(self.frame.shape[-2:])} (height, "
                 f"width), got {tuple(self.edit.shape[-2:])}; reduce it first."
+            )
+        if min(self.edit.shape[-2:]) < SMALLEST_SIDE:  # motion is found at its size
+            (h, w), (height, width) = self.edit.shape[-2:], self.frame.shape[-2:]
+            raise InputError(
+                f"edit of key {self.index}: expected at least {SMALLEST_SIDE} x {SMALLEST_SIDE} pixels, got {w} x {h} "
+                f"for frames of {width} x {height}; give larger ones."
             )
 
 

@@ -47,6 +47,8 @@ def image_notes(path: str | os.PathLike[str]) -> tuple[str, ...]:
         if (count := getattr(picture, "n_frames", 1)) > 1 and picture.format != "MPO":  # MPO: previews of a camera
             kind = "animation" if picture.format in _MOVING else "file"
             notes.append(f"{file.name} is one {kind} of {count} pictures; the first is taken")
+        if _is_transparent(picture):
+            notes.append(f"{file.name} is transparent in places, which become black; lay it over the frame first")
         try:
             to_srgb(_without_alpha(picture))
         except ProfileError as error:
@@ -206,6 +208,17 @@ def _deep_png(picture: Image.Image, file: Path) -> torch.Tensor:
     return image if converted is None else composite(np.asarray(converted), 255.0)
 
 
+def _has_alpha(picture: Image.Image) -> bool:
+    return picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+
+
+def _is_transparent(picture: Image.Image) -> bool:
+    """Whether any pixel lets through what lies behind it."""
+    if not _has_alpha(picture) or picture.mode[0] in "IF":  # a deep grey picture's key colour is not read
+        return False
+    return bool(np.asarray(picture.convert("RGBA"))[..., 3].min() < 255)
+
+
 def _without_alpha(picture: Image.Image) -> Image.Image:
     """The picture in a mode that profiles are made for: L, RGB or CMYK."""
     if picture.mode in ("L", "RGB", "CMYK"):
@@ -237,7 +250,7 @@ def _picture_to_rgb(picture: Image.Image, file: Path) -> torch.Tensor:
             if (converted := _srgb_or_none(flat)) is not None:
                 return composite(np.asarray(converted), 255.0)
         return torch.from_numpy(values).expand(3, -1, -1).contiguous()
-    has_alpha = picture.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in picture.info
+    has_alpha = _has_alpha(picture)
     converted = _srgb_or_none(_without_alpha(picture)) if picture.info.get("icc_profile") else None
     if converted is None:
         return composite(np.asarray(picture.convert("RGBA" if has_alpha else "RGB")), 255.0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from moving import drift, pan
+from PIL import Image
 
 import zero2hero_core
 from zero2hero_core.checks import InputError
@@ -28,6 +30,7 @@ def material(tmp_path_factory) -> Path:
     for index in (0, 3, 7):
         write_image(folder / f"edit{index}.png", 1 - drift(index).flip(0))
     write_image(folder / "small.png", 1 - drift(0, HEIGHT // 2, WIDTH // 2).flip(0))
+    write_image(folder / "tiny.png", 1 - drift(0, 15, 20).flip(0))
     write_image(folder / "tall.png", torch.zeros(3, WIDTH, HEIGHT))
     half = torch.zeros(1, HEIGHT, WIDTH)
     half[:, :, WIDTH // 2 :] = 1
@@ -170,21 +173,32 @@ def test_resume_may_be_written_from_the_start(material, tmp_path):
         (["--key", "0=no.png"], ["no.png", "no such file"]),
         ([], ["--key"]),
         (["--key", "0=EDIT", "--engine", "magic"], ["--engine", "auto"]),
+        (["--key", "0=TINY"], ["edit of key 0", "at least 16 x 16", "got 20 x 15 for frames of 64 x 48"]),
+        (["--key", "0=EDIT", "--size", "8"], ["edit of key 0", "at least 16 x 16", "got 11 x 8 for frames of 11 x 8"]),
     ],
 )
 def test_bad_input_gets_one_sentence_and_leaves_nothing(material, tmp_path, capsys, options, words):
-    edit = str(material / "edit0.png")
+    edit, tiny = str(material / "edit0.png"), str(material / "tiny.png")
     arguments = ["propagate", "--video", str(material / "clip.mkv"), "--out", str(tmp_path / "out")]
-    assert main([*arguments, *(option.replace("EDIT", edit) for option in options)]) == 2
+    assert main([*arguments, *(option.replace("EDIT", edit).replace("TINY", tiny) for option in options)]) == 2
     error = capsys.readouterr().err
     assert len(error.splitlines()) == 1 and all(word in error for word in words)
-    assert not (tmp_path / "out" / "frames").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_edit_of_another_shape_is_cut_and_that_is_said(material, tmp_path, capsys):
     options = ["propagate", "--video", str(material / "clip.mkv"), "--key", f"0={material / 'tall.png'}"]
     assert main([*options, "--out", str(tmp_path / "out"), "--quiet"]) == 0
     assert "the edit of frame 0 (48 x 64) has another aspect ratio" in capsys.readouterr().err
+
+
+def test_a_transparent_edit_is_said_aloud(material, tmp_path, capsys):
+    layer = np.full((HEIGHT, WIDTH, 4), 255, np.uint8)
+    layer[: HEIGHT // 2, :, 3] = 0
+    Image.fromarray(layer).save(tmp_path / "layer.png")
+    options = ["propagate", "--video", str(material / "clip.mkv"), "--key", f"0={tmp_path / 'layer.png'}"]
+    assert main([*options, "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    assert "the edit of frame 0: layer.png is transparent in places, which become black" in capsys.readouterr().err
 
 
 def test_an_edit_that_changes_nothing_keeps_every_pixel(material, tmp_path, capsys):

@@ -533,6 +533,24 @@ def test_an_animation_as_a_picture_gives_its_first_and_says_so(tmp_path, name):
     assert notes == [f"the reference: {name} is one animation of 6 pictures; the first is taken"]
 
 
+@pytest.mark.parametrize(("mode", "alpha"), [("RGBA", 128), ("LA", 0), ("RGBA", 255), ("LA", 255)])
+def test_a_transparent_picture_is_told_and_an_opaque_one_is_not(tmp_path, mode, alpha):
+    picture = Image.new(mode, (8, 8), (200,) * (len(mode) - 1) + (255,))
+    picture.putpixel((3, 4), (200,) * (len(mode) - 1) + (alpha,))
+    picture.save(tmp_path / "a.png")
+    told = ("a.png is transparent in places, which become black; lay it over the frame first",)
+    assert image_notes(tmp_path / "a.png") == (told if alpha < 255 else ())
+    assert round(float(read_image(tmp_path / "a.png")[0, 4, 3]) * 255) == round(200 * alpha / 255)
+
+
+def test_the_transparent_colour_of_a_palette_is_told_where_it_is_used(tmp_path):
+    picture = Image.new("P", (8, 8), 1)
+    picture.putpalette([0, 0, 0, 250, 0, 0])
+    for name, index in (("used.png", 1), ("unused.png", 0)):
+        picture.save(tmp_path / name, transparency=index)
+        assert len(image_notes(tmp_path / name)) == (name == "used.png")
+
+
 def test_pages_of_a_tiff_are_told(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "a.tif", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")])
     source = open_frames(tmp_path / "a.tif")
