@@ -15,7 +15,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescript
     """Shows defaults, except those that say nothing or are told already; examples keep their lines."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        silent = action.default is None or isinstance(action.default, bool) or action.default == ""
+        silent = isinstance(action.default, bool) or action.default in (None, "", (), [], {})
         return action.help if silent or "(default" in (action.help or "") else super()._get_help_string(action)
 
 

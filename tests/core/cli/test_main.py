@@ -60,6 +60,13 @@ def test_help_shows_defaults_and_examples(capsys):
     assert "(default: None)" not in text and "(default: False)" not in text
 
 
+@pytest.mark.parametrize("command", [["keyframes"], ["guide"], ["hero", "train"]])
+def test_help_shows_no_empty_defaults(capsys, command):
+    assert main([*command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "(default: " in text and not any(f"(default: {empty})" in text for empty in ("()", "[]", "{}"))
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"zero2hero {__version__}\n"
