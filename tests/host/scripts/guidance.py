@@ -58,8 +58,7 @@ def core_one_by_one() -> torch.Tensor:
     return torch.stack([done[index] for index in range(4)]).movedim(1, -1)
 
 
-def core_batches() -> torch.Tensor:
-    parts = (CrossFramePart(), FlowPart(), FeaturePart(FeatureSettings(iterations=3)))
+def core_batches(*parts: object) -> torch.Tensor:
     painter = KeyFrameBatchPainter(GuidedUNet(load_tiny()), FrescoSettings(steps=6, batch=3), parts)
     batches = paint_key_batches(
         painter, range(4), 1, lambda rows: Batch(tuple(rows), images[list(rows)]), 1 - images[1]
@@ -103,7 +102,10 @@ with torch.inference_mode():
     flow = FlowGuidedAttention.execute(cross, **FLOW).args[0]
     full = CorrespondenceFeatures.execute(flow, **FEATURES).args[0]
     batches = painted(KeyFrameBatchSampler, full)
-    out["fresco"] = difference(batches, core_batches())
+    attention = CrossFramePart(), FlowPart()
+    out["fresco attention"] = difference(painted(KeyFrameBatchSampler, flow), core_batches(*attention))
+    moving = FeaturePart(FeatureSettings(iterations=3))
+    out["fresco"] = difference(batches, core_batches(*attention, moving))
     out["fresco edit"] = difference(batches[1], edit[0])
     out["fresco aligned"] = difference(painted(KeyFrameBatchSampler, full, align_pixels=True), batches)
 
