@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from zero2hero_core.attention.guidance import Guidance, Pass, Role
 from zero2hero_core.backbones.sd.controlnet import Control, load_controlnet
 from zero2hero_core.backbones.sd.guided import GuidedUNet
 from zero2hero_core.backbones.sd.unet import UNetBackbone
-from zero2hero_core.checks import InputError
+from zero2hero_core.checks import InputError, ShapeError
 from zero2hero_core.diffusion.ddim import stable_diffusion_alphas
 from zero2hero_core.tiny.unet import load_tiny
 
@@ -197,6 +198,41 @@ def test_a_net_of_zero_convolutions_adds_nothing(backbone: UNetBackbone, tmp_pat
     assert torch.equal(GuidedUNet(backbone, TEXT, controls=[Control(net, HINTS)]).guided_noise(LATENTS, now()), plain)
 
 
+@pytest.mark.parametrize("shape", [(3, 64, 64), (3, 120, 128), (1, 128, 128)])
+def test_a_hint_has_the_size_of_the_frame(backbone: UNetBackbone, shape: tuple[int, ...]) -> None:
+    from diffusers import ControlNetModel
+
+    control = Control(ControlNetModel.from_unet(backbone.unet), {0: HINTS[0], 1: torch.zeros(shape)})
+    with pytest.raises(ShapeError, match=r"hint of frame 1: expected shape \(3, 128, 128\), got "):
+        GuidedUNet(backbone, TEXT, controls=[control]).guided_noise(LATENTS, now())
+
+
+def test_a_folder_says_what_no_shape_tells(
+    backbone: UNetBackbone, tensors: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(tensors, tmp_path / "diffusion_pytorch_model.safetensors")
+    residuals = {}
+    for name, values in {"plain": {}, "pooled": {"global_pool_conditions": True}}.items():
+        (tmp_path / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel", **values}))
+        net = load_controlnet(tmp_path, backbone.unet, **place())
+        residuals[name] = Control(net, HINTS).residuals(LATENTS, 701, TEXT.expand(2, -1, -1), (0, 1))
+    assert residuals["plain"].middle.shape == (2, 96, 2, 2)
+    torch.testing.assert_close(residuals["pooled"].middle, residuals["plain"].middle.mean((2, 3), keepdim=True))
+    (tmp_path / "config.json").write_text('{"controlnet_conditioning_channel_order": "bgr"}')
+    net = load_controlnet(tmp_path, backbone.unet, **place())
+    turned = Control(net, {frame: hint.flip(0) for frame, hint in HINTS.items()})
+    other = turned.residuals(LATENTS, 701, TEXT.expand(2, -1, -1), (0, 1))
+    assert torch.equal(other.middle, residuals["plain"].middle)
+
+
+def test_every_name_is_that_of_diffusers_converter(unet: Any, tensors: dict[str, torch.Tensor]) -> None:
+    from diffusers.loaders import single_file_utils
+
+    converted = single_file_utils.convert_controlnet_checkpoint(original(tensors, unet), {"layers_per_block": 2})
+    assert converted.keys() == tensors.keys() and len(converted) == 340
+    assert all(converted[name] is tensor for name, tensor in tensors.items())
+
+
 def original(tensors: dict[str, torch.Tensor], unet: Any) -> dict[str, torch.Tensor]:
     from zero2hero_core.backbones.sd.controlnet import _original_name
 
@@ -227,6 +263,12 @@ def test_every_layout_gives_the_same_net(
     [
         ({"lora_unet_x.lora_down.weight": (1,)}, "a LoRA or a ControlLoRA"),
         ({"model.diffusion_model.out.2.weight": (1,), "control_model.input_hint_block.0.weight": (1,)}, "a whole"),
+        ({"first_stage_model.encoder.down.0.x": (1,), "model.diffusion_model.x": (1,)}, "got a whole checkpoint"),
+        ({"encoder.down.0.block.0.norm1.bias": (1,), "decoder.up.0.block.0.norm1.bias": (1,)}, "got a VAE"),
+        ({"time_embedding.linear_1.bias": (1,), "conv_norm_out.bias": (1,)}, "got a UNet"),
+        ({"lora_controlnet": (1,), "input_hint_block.0.weight": (1,)}, "got a LoRA or a ControlLoRA"),
+        ({"image_proj.proj.weight": (1,), "ip_adapter.1.to_k_ip.weight": (1,)}, "got an IP adapter"),
+        ({"controlnet_cond_embedding.conv_in.bias": (1,), "down_blocks.0.motion_modules.0.a": (1,)}, "a video model"),
         ({"label_emb.0.0.weight": (1,), "input_hint_block.0.weight": (1,)}, "SDXL"),
         ({"controlnet_blocks.0.weight": (1,)}, "FLUX or SD3"),
         ({"adapter.body.0.block1.weight": (1,)}, "a T2I adapter"),

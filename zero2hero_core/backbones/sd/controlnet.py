@@ -1,7 +1,7 @@
 """ControlNets of SD 1.x and 2.x from a file: the original layout (control_model.), that of diffusers, or its folder.
 
 Their configuration is that of the UNet they are to be used with; a file of another family does not fit it and is
-refused by its shapes.
+refused by its shapes. What no shape tells, a diffusers folder says in its config.json.
 
 Source: Zhang et al. 2023, "Adding Conditional Control to Text-to-Image Diffusion Models" (arXiv 2302.05543).
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from ...checks import InputError, check_range, setting
+from ...checks import InputError, check_range, check_shape, setting
 from ..meta_device import build_on_meta
 from ..weights import Source, Weights, fill_module, open_component, open_weights, read_json
 from . import single_file
@@ -36,7 +36,10 @@ _SHARED = (
     "flip_sin_to_cos",
     "freq_shift",
 )
+# Of the folder's own configuration: ControlNet 1.1 "shuffle" pools what it adds.
+_OWN = ("global_pool_conditions", "controlnet_conditioning_channel_order")
 _HINT_BLOCK = "controlnet_cond_embedding."
+_CELL = 8  # pixels: the hint is halved three times before it meets the latents
 
 
 @dataclass(frozen=True)
@@ -83,8 +86,14 @@ class Control:
     def residuals(
         self, latents: torch.Tensor, timestep: int, context: torch.Tensor, frames: Sequence[int]
     ) -> Residuals:
-        """What it adds to a pass of frames. Args: latents: (B, C, h, w), noisy; context: (B, L, D)."""
-        hints = torch.stack([self.hints[frame] for frame in frames]).to(latents)
+        """What it adds to a pass of frames. Args: latents: (B, C, h, w), noisy; context: (B, L, D).
+
+        Raises: ShapeError for a hint that has not 8 x 8 pixels for each cell of the latents.
+        """
+        shown = [self.hints[frame] for frame in frames]
+        for frame, hint in zip(frames, shown, strict=True):
+            check_shape(f"hint of frame {frame}", hint, (3, *(_CELL * side for side in latents.shape[-2:])))
+        hints = torch.stack(shown).to(latents)
         down, middle = self.net(latents, timestep, context, hints, self.strength, return_dict=False)
         return Residuals(tuple(down), middle)
 
@@ -96,8 +105,10 @@ def load_controlnet(path: str | Path, unet: Any, *, device: torch.device, dtype:
     Raises: InputError: no such file, a pickle, a damaged file, another kind of model, or one of another family.
     """
     place = Path(path).expanduser()
+    own: dict[str, Any] = {}
     if place.is_dir():
-        kind = read_json(place / "config.json").get("_class_name", CLASS)
+        own = read_json(place / "config.json")
+        kind = own.get("_class_name", CLASS)
         if kind != CLASS:
             raise InputError(f"{place}: expected a {CLASS}, got a {kind}; choose a ControlNet's folder.")
         weights = open_component(place, "diffusion_pytorch_model")
@@ -105,6 +116,7 @@ def load_controlnet(path: str | Path, unet: Any, *, device: torch.device, dtype:
         weights = open_weights(place)
     _refuse_others(weights)
     config = {name: unet.config[name] for name in _SHARED if name in unet.config}
+    config |= {name: own[name] for name in _OWN if name in own}
     net = build_on_meta(CLASS, config, place)
     sources = {name: _source(name, weights, config["layers_per_block"]) for name in net.state_dict()}
     fill_module(net, sources, weights, what="ControlNet", names=weights.shapes, device=device, dtype=dtype)
@@ -117,15 +129,19 @@ def _refuse_others(weights: Weights) -> None:
     def has(*parts: str) -> bool:
         return any(part in key for key in keys for part in parts)
 
+    hint = has("input_hint_block.", "controlnet_cond_embedding.")
     kinds = {
-        "a LoRA or a ControlLoRA": has("lora_down", "lora_up", ".lora_A", "lora_controlnet", ".up", ".down"),
+        "a LoRA or a ControlLoRA": has("lora_down", "lora_up", ".lora_A", "lora_controlnet"),
         "a whole checkpoint": has(single_file.UNET_PREFIX),
         "a ControlNet of SDXL": has("label_emb.", "add_embedding."),
         "a ControlNet of FLUX or SD3": has("double_blocks.", "controlnet_blocks.", "transformer_blocks.0.norm1.linear"),
-        "a T2I adapter": has("body.0.", "adapter."),
+        "a ControlNet of a video model": has("motion_modules", "temporal"),
+        "an IP adapter": has("ip_adapter.", "image_proj."),
+        "a T2I adapter": any(key.startswith(("body.", "adapter.")) for key in keys),
+        "a UNet": not hint and has("conv_norm_out.", "output_blocks.") and has("time_emb"),
+        "a VAE": not hint and has("decoder."),
     }
-    hint = has("input_hint_block.", "controlnet_cond_embedding.")
-    kind = next((kind for kind, found in kinds.items() if found and not (hint and kind.startswith("a LoRA"))), "")
+    kind = next((kind for kind, found in kinds.items() if found), "")
     if kind or not hint:
         raise InputError(
             f"{weights.path}: expected a ControlNet of Stable Diffusion 1.5 or 2.1, got {kind or 'another model'}; "
