@@ -29,6 +29,7 @@ FLOORS = (
         "evaluation.bench_speed",
         "evaluation.bundled",
         "evaluation.demo",
+        "evaluation.pretraining",
     ),
     ("evaluation.page",),
     ("evaluation.quality",),

@@ -77,10 +77,13 @@ def _add_clip_options(parser: argparse.ArgumentParser) -> None:
 def _add_scene_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=whole(1), required=True, metavar="N", help="number of clips")
     parser.add_argument("--first", type=whole(0), default=0, metavar="N", help="index of the scene to begin with")
-    parser.add_argument("--split", choices=("validation", "test"), default="test", help="which scenes")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="which scenes")
     parser.add_argument("--size", type=whole(16, 4096), default=256, metavar="S", help="side of the frames, pixels")
     parser.add_argument(
         "--frames", type=whole(2), default=16, metavar="N", help="frames of a clip; the first is the anchor"
+    )
+    parser.add_argument(
+        "--no-matches", action="store_false", dest="matches", help="leave out where pixels lie in other frames: faster"
     )
 
 
@@ -136,7 +139,9 @@ def run_scenes(args: argparse.Namespace) -> dict[str, Any]:
     """Write rendered tasks; returns the report."""
     from ..evaluation.dataset.requests import ScenesRequest
 
-    scenes = {name: getattr(args, name) for name in ("clips", "first", "split", "size", "frames", "whole_truth")}
+    scenes = {
+        name: getattr(args, name) for name in ("clips", "first", "split", "size", "frames", "whole_truth", "matches")
+    }
     return _make(args, ScenesRequest(**_output(args), **scenes, edits=tuple(args.edits)))
 
 

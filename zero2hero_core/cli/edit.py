@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from ..files.guard import Results
 
 EXAMPLES = """\
-The folder gets the video, frames/, report.json, and beside them zero/ (Zero-Stage), training/ (LoRA, plot, samples).
+The folder gets the video, frames/, report.json, and beside them zero/ (Zero-Stage), training/ (LoRA, plot, samples)
+and restored/ (Hero-Stage alone).
 Each part resumes by itself.
 
 examples:
@@ -47,6 +48,12 @@ def add_parser(subparsers: Any) -> None:
         choices=("zero", *ENGINES),
         default="zero",
         help="what Hero-Stage starts from: Zero-Stage's pictures, or what `propagate` carries, without --zero-model",
+    )
+    model.add_argument(
+        "--finish",
+        choices=("mix", "hero"),
+        help="mix: the restored frames and the carried change in one result, each where it is to be trusted; hero: the "
+        "restored frames alone, as in the paper (default: mix)",
     )
     add_preset(parser)
     add_match_options(parser)

@@ -1,4 +1,4 @@
-"""`zero2hero hero train | restore`: Hero-Stage on the user's own clip."""
+"""`zero2hero hero train | restore | pretrain`: Hero-Stage on the user's own clip."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 from typing import TYPE_CHECKING, Any
 
 from ..checks import InputError
+from . import pretrain
 from .console import ConsoleListener, add_common, request_of
 from .hero_options import add_hero_model_options, add_restore_options, add_training_options
 from .options import add_clip_options, add_output_options, add_preset, whole
@@ -32,11 +33,12 @@ examples:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Register both commands."""
+    """Register the commands."""
     parser = subparsers.add_parser("hero", help="train on the edited frame, restore the others (Hero-Stage)")
-    commands = parser.add_subparsers(dest="hero_command", required=True, metavar="train|restore")
+    commands = parser.add_subparsers(dest="hero_command", required=True, metavar="train|restore|pretrain")
     _add_train(commands)
     _add_restore(commands)
+    pretrain.add_parser(commands)
 
 
 def _add_train(commands: Any) -> None:

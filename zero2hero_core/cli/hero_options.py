@@ -31,6 +31,12 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """The training; defaults that are not named suit the model."""
     group = parser.add_argument_group("training", "Where no default is told it is what suits the model.")
     group.add_argument("--mode", choices=tuple(MODES), default="explicit", help="which pairs are trained on")
+    group.add_argument(
+        "--adapter",
+        metavar="FILE",
+        help="LoRA to begin with, a universal one or another clip's; none: begin from nothing, as the paper does "
+        "(default: the bundled one for the tiny models, else none)",
+    )
     group.add_argument("--rank", type=whole(1), metavar="N", help="of the LoRA: more learns more and takes more memory")
     group.add_argument("--alpha", type=float, metavar="X", help="factor alpha / rank on the LoRA (default: the rank)")
     group.add_argument("--lora-layers", nargs="+", default=(), metavar="L", help="some of q k v out (default: all)")

@@ -187,7 +187,7 @@ def add_match_options(parser: argparse.ArgumentParser) -> None:
 # settings that have another name as an option
 _OPTIONS = {"batch": "pairs", "num_inference_steps": "sample_steps"}
 _HERO_PAPER = {_OPTIONS.get(name, name): value for name, value in (paper.TRAINING | paper.RESTORING).items()}
-PRESETS: dict[str, dict[str, Any]] = {"paper": paper.ZERO | _HERO_PAPER}
+PRESETS: dict[str, dict[str, Any]] = {"paper": paper.ZERO | _HERO_PAPER | {"adapter": "none", "finish": "hero"}}
 
 
 def add_preset(parser: argparse.ArgumentParser) -> None:

@@ -87,6 +87,18 @@ def add_parser(subparsers: Any) -> None:
         help="where to edit (white): one image, or a folder or video with one per chosen frame; elsewhere every pixel "
         "stays",
     )
+    edit.add_argument(
+        "--witness",
+        metavar="PATH",
+        help="the clip in the edit's look, as another method or tool made it: a folder of `hero restore` or `zero`, or "
+        "any video; mixed in where what is carried is not to be trusted",
+    )
+    edit.add_argument("--witness-strength", type=float, default=1.0, metavar="X", help="0 leaves it out, 1 is usual")
+    edit.add_argument(
+        "--keep-unedited",
+        action="store_true",
+        help="where the edit changes nothing, as far as it shows, every pixel stays the source's",
+    )
     _add_carry_options(parser)
     _add_blend_options(parser)
     add_output_options(parser)

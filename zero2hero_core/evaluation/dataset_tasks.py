@@ -234,7 +234,7 @@ def _make_scenes(request: ScenesRequest, listener: Listener, readings: Sequence[
                 fps=Fraction(RENDERED_FPS),
                 truth_frames=tuple(range(request.frames)) if request.whole_truth else (0,),
                 has_masks=True,
-                has_correspondence=True,
+                has_correspondence=request.matches,
                 seed=scene.seed,
                 source={
                     "renderer": "zero2hero scenes",

@@ -1,4 +1,5 @@
-"""The job of `zero2hero edit`: Zero-Stage, training on the edited frame, restoring."""
+"""The job of `zero2hero edit`: Zero-Stage, training on the edited frame, restoring; at the end both witnesses, the
+restored frames and the carried change, in one result."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ from ..video.image_writer import write_image
 from ..video.source import open_frames
 from ..zero_stage.settings import ZeroStageSettings
 from . import propagate, restore, train, zero
-from .clip import TINY_SIZE, ClipRequest, check_paths, open_clip
+from .clip import TINY_SIZE, ClipRequest, check_paths, is_same_aspect, open_clip
 from .folder import job_folder
-from .frames import OutputRequest, check_video, frame_results
+from .frames import FRAMES, OutputRequest, check_video, frame_results
 from .hero_settings import RestoreChoice, TrainingChoice
 from .listener import Listener
 from .models import DiTModel, SDModel
@@ -35,6 +36,9 @@ ZERO_FOLDERS = ("zero", "zero_anchor", "zero_target")
 INITIAL_FOLDERS = ("initial", "initial_anchor")
 ZERO_VIDEO, INITIAL_VIDEO = "zero.mp4", "initial.mp4"
 INITIALS = ("zero", *ENGINES)
+RESTORED_FOLDER, RESTORED_VIDEO = "restored", "restored.mp4"
+MIX, HERO = "mix", "hero"
+FINISHES = (MIX, HERO)
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,9 @@ class EditRequest:
     """The whole edit of a clip.
 
     reference: the edited anchor, a picture file. initial: what Hero-Stage starts from: Zero-Stage's pictures, or those
-    of an engine of propagation, which need no model. tiny: the bundled models, else hero_model and, for Zero-Stage,
+    of an engine of propagation, which need no model. finish: "mix" puts the restored frames and the carried change
+    together, each where it is to be trusted, at the clip's own size; "hero" ends with the restored frames, as the
+    paper does. tiny: the bundled models, else hero_model and, for Zero-Stage,
     zero_model (see `SDModel`, `DiTModel`, as for what follows them). batch: frames at once; halved if memory is short.
     """
 
@@ -62,10 +68,13 @@ class EditRequest:
     hero_prompt: str = ""
     batch: int = 2
     initial: str = "zero"
+    finish: str | None = None
 
     def __post_init__(self) -> None:
         if self.initial not in INITIALS:
             raise InputError(f"{setting('initial')}: expected one of {', '.join(INITIALS)}, got {self.initial!r}.")
+        if self.finish not in (None, *FINISHES):
+            raise InputError(f"{setting('finish')}: expected one of {', '.join(FINISHES)}, got {self.finish!r}.")
         models = [self.zero_model, self.hero_model] if self.initial == "zero" else [self.hero_model]
         if self.tiny == any(models) or (not self.tiny and not all(models)):
             both = f"{setting('zero_model')} together with {setting('hero_model')}"
@@ -81,6 +90,11 @@ class EditRequest:
     def anchor(self) -> int:
         """Index of the frame that was edited."""
         return self.clip.start if self.clip.anchor is None else self.clip.anchor
+
+    @property
+    def mixes(self) -> bool:
+        """Whether the carried change is mixed in at the end."""
+        return self.finish != HERO
 
     @property
     def hero(self) -> DiTModel:
@@ -103,7 +117,8 @@ def results(output: OutputRequest) -> Results:
         names |= frame_results(zero.STATE, ZERO_VIDEO).below(folder)
     for folder in INITIAL_FOLDERS:
         names |= propagate.results(OutputRequest(folder, video_name=INITIAL_VIDEO)).below(folder)
-    return names
+    names |= restore.results(OutputRequest(RESTORED_FOLDER, video_name=RESTORED_VIDEO)).below(RESTORED_FOLDER)
+    return names | propagate.results(output)
 
 
 def run(request: EditRequest, listener: Listener) -> dict[str, Any]:
@@ -127,8 +142,9 @@ def _run(request: EditRequest, out: Path, listener: Listener) -> dict[str, Any]:
     with _kept(out):
         reports = _Parts(request, out, listener).run()
     seconds = {name: part["seconds"]["total"] for name, part in reports.items()}
-    report = reports["restore"] | {"command": "edit"}
-    report |= {"parts": {name: part for name, part in reports.items() if name != "restore"}}
+    last = "mix" if request.mixes else "restore"
+    report = reports[last] | {"command": "edit"}
+    report |= {"parts": {name: part for name, part in reports.items() if name != last}}
     report["notes"] = list(dict.fromkeys(note for part in reports.values() for note in part["notes"]))
     report["seconds"] |= {f"part {name}": value for name, value in seconds.items()}
     report["seconds"]["total"] = round(time.perf_counter() - start, 3)
@@ -192,6 +208,8 @@ class _Parts:
             reports["zero target"] = self._zero("zero_target", reference=self._anchor_picture())
         reports["train"] = self._train(folders, target)
         reports["restore"] = self._restore(folders)
+        if request.mixes:
+            reports["mix"] = self._mix()
         return reports
 
     def _zero(self, folder: str, **changes: Any) -> dict[str, Any]:
@@ -249,12 +267,15 @@ class _Parts:
 
     def _restore(self, folders: list[str]) -> dict[str, Any]:
         request, lora = self.request, self.out / "training" / LORA
-        output = self._output("", restore.STATE, "hero restore")
+        place = RESTORED_FOLDER if request.mixes else ""
+        output = self._output(place, restore.STATE, "hero restore")
         if output.resume:  # a training that went on has another LoRA now
-            state = read_state(begun_in(self.out, "hero restore") / restore.STATE)
+            state = read_state(begun_in(Path(output.out), "hero restore") / restore.STATE)
             if state.get("lora 0 sha256") != file_digest(str(lora)):
                 output = replace(output, resume=False, overwrite=True)
         options = request.output
+        if request.mixes:
+            options = replace(options, video_name=RESTORED_VIDEO, codec=None, crf=None)
         part = restore.RestoreRequest(
             clip=replace(request.clip, size=None, anchor=None),
             model=request.hero,
@@ -265,6 +286,30 @@ class _Parts:
             batch=request.batch,
         )
         return restore.run(part, self.listener)
+
+    def _mix(self) -> dict[str, Any]:
+        """The carried change with the restored frames as its witness."""
+        request, restored = self.request, self.out / RESTORED_FOLDER
+        output = self._output("", propagate.STATE, "propagate")
+        if output.resume:  # frames that were restored anew are other witnesses
+            state = read_state(begun_in(self.out, "propagate") / propagate.STATE)
+            if state.get("witness sha256") != file_digest(str(restored / FRAMES)):
+                output = replace(output, resume=False, overwrite=True)
+        part = propagate.PropagateRequest(
+            clip=replace(request.clip, size=self._final_size(), anchor=None),
+            settings=PropagationSettings(),
+            output=replace(request.output, out=output.out, resume=output.resume, overwrite=output.overwrite),
+            key={request.anchor: request.reference},
+            witness=str(restored),
+            keep_unedited=True,
+        )
+        return propagate.run(part, self.listener)
+
+    def _final_size(self) -> tuple[int, int]:
+        """(H, W) of the result: the clip's own, unless the user chose a size or the models' has another shape."""
+        clip = open_clip(_sized(self.request), DIVISOR)
+        own = self.request.clip.size is None and self.request.clip.policy == "resize"
+        return clip.native_hw if own and is_same_aspect(clip.native_hw, clip.size_hw) else clip.size_hw
 
     def _output(self, folder: str, state: str, command: str, **more: Any) -> OutputRequest:
         """The folder is the edit's own: a part that cannot be taken up begins anew."""

@@ -17,8 +17,8 @@ from ..files.names import check_name
 
 # Settings that name what is read: pictures or a video; folders of Zero-Stage; single files; folders of a model.
 PICTURES = ("video", "reference", "key", "edit", "mask", "foreground", "control", "stylised", "truth", "own_clips")
-ZERO_FOLDERS = ("zero", "zero_anchor")
-FILES = ("matches", "lora", "text_embedding", "empty_embedding", "python", "blender")
+ZERO_FOLDERS = ("zero", "zero_anchor", "witness")
+FILES = ("matches", "lora", "adapter", "text_embedding", "empty_embedding", "python", "blender")
 TREES = ("model", "controlnet", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")
 
 
@@ -28,7 +28,7 @@ def readings(values: Mapping[str, Any]) -> list[Reading]:
     rows = []
     for option, value in values.items():
         for name in _names(value):
-            if option in ("also", *PICTURES):
+            if option in ("also", *PICTURES) or (option in ZERO_FOLDERS and not (Path(name) / "frames").is_dir()):
                 rows.append(_pictures(setting(option), name))
             elif option in ZERO_FOLDERS:
                 states = (Path(name) / "zero.json", Path(name) / "propagate.json")

@@ -6,13 +6,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ..hero_stage.lora.file import HeroMetadata
 from ..hero_stage.sampling import RestoreSettings
 from ..hero_stage.training.trainer import HeroSettings
+
+NONE = "none"  # of the adapter
+_AFTER_ADAPTER = {"steps": "adapter_steps", "learning_rate": "adapter_learning_rate"}  # advice that takes its place
 
 
 @dataclass(frozen=True)
 class TrainingChoice:
-    """Of the training; see `HeroSettings` and `RunSettings`. None: what suits the model."""
+    """Of the training; see `HeroSettings` and `RunSettings`. None: what suits the model.
+
+    adapter: a LoRA file to begin with; None is the bundled one where there is one, "none" the paper's way.
+    """
 
     mode: str = "explicit"
     rank: int | None = None
@@ -34,9 +41,19 @@ class TrainingChoice:
     evaluate_every: int = 200
     evaluate_frames: tuple[int, ...] | None = None
     patience: int = 0
+    adapter: str | None = None
 
-    def settings(self, advice: Mapping[str, Any]) -> HeroSettings:
-        """Settings: what the user said, else what suits the model (`DiTSurface.recommended`), else the defaults."""
+    def settings(self, advice: Mapping[str, Any], start: HeroMetadata | None = None) -> HeroSettings:
+        """Settings: what the user said, else what suits the model (`DiTSurface.recommended`), else the defaults.
+
+        Args: start: of the LoRA that the training begins with; its size and place count, and other steps are advised.
+        """
+        spec: dict[str, Any] = {"alpha": self.alpha, "layers": tuple(self.lora_layers)}
+        if start is not None:
+            spec = {"rank": start.rank, "alpha": start.alpha, "layers": start.spec.layers}
+            advice = dict(advice) | {
+                name: advice[other] for name, other in _AFTER_ADAPTER.items() if advice.get(other) is not None
+            }
         values = {
             "rank": self.rank,
             "learning_rate": self.learning_rate,
@@ -51,10 +68,8 @@ class TrainingChoice:
         }
         return HeroSettings.suited(
             advice,
-            **{name: value for name, value in values.items() if value is not None},
+            **({name: value for name, value in values.items() if value is not None} | spec),
             mode=self.mode,
-            alpha=self.alpha,
-            layers=tuple(self.lora_layers),
             optimiser=self.optimiser,
             checkpointing=self.checkpointing,
             seed=self.train_seed,

@@ -3,28 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ..checks import Zero2HeroError, setting
+from ..checks import Zero2HeroError, check_range, setting
 from ..files.guard import Results
 from ..propagation.engine import KeyFrame
 from ..propagation.settings import PropagationSettings
+from ..propagation.witness import WitnessSettings, edited_places, is_faint, mix_witness
 from ..version import __version__
 from ..video.image_reader import image_notes
 from ..video.resize import resize_frames
 from ..video.source import read_image
 from .clip import Clip, ClipRequest, Masks, Pictures, check_paths, open_clip, original_frame, same_picture
 from .folder import job_folder
-from .frames import FrameJob, OutputRequest, check_video, frame_results
+from .frames import FRAMES, FrameJob, OutputRequest, check_video, frame_results
 from .listener import Counter, Listener, Notes
 from .propagation import Propagation, Result, check_keys, fits_within, put_within
 from .request import flat_values
 from .spool import Spool
 from .state import file_digest
+from .zero_frames import ZeroFrames
 
 STATE, WALKS = "propagate.json", "walks"
 
@@ -34,7 +36,9 @@ class PropagateRequest:
     """Edited frames, and the clip that they are carried through.
 
     key: index of an edited frame -> its picture file. mask: where to edit: a picture for all frames, or a folder, glob
-    or video with one per frame.
+    or video with one per frame. witness: what another method or tool made of the clip in the edit's look, a folder of
+    `zero`, `hero restore`, `propagate`, or any video: mixed in where what is carried is not trusted. witness_strength:
+    0 to 1, how much at most. keep_unedited: places that the edit leaves alone, as far as it shows, stay the source's.
     """
 
     clip: ClipRequest
@@ -42,6 +46,12 @@ class PropagateRequest:
     output: OutputRequest
     key: Mapping[int, str]
     mask: str | None = None
+    witness: str | None = None
+    witness_strength: float = 1.0
+    keep_unedited: bool = False
+
+    def __post_init__(self) -> None:
+        check_range(setting("witness_strength"), self.witness_strength, 0, 1)
 
 
 def results(output: OutputRequest) -> Results:
@@ -51,7 +61,7 @@ def results(output: OutputRequest) -> Results:
 
 def run(request: PropagateRequest, listener: Listener) -> dict[str, Any]:
     """Do the job; nothing is written before every input has been checked. Returns the report."""
-    check_paths(request.clip.video, request.mask, *request.key.values())
+    check_paths(request.clip.video, request.mask, request.witness, *request.key.values())
     remedies = ("resume", "overwrite")
     with job_folder(flat_values(request), "propagate", results(request.output), remedies=remedies) as out:
         return _run(request, out, listener)
@@ -67,6 +77,15 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
     frames = _with_keys(request, clip)
     check_keys(list(request.key), frames)
     keys = [read_key(index, path, clip, frames[index], notes) for index, path in sorted(request.key.items())]
+    witness = None
+    if request.witness:
+        witness = ZeroFrames((request.witness,), "witness")
+        witness.bind(clip.indices)
+        witness.need(clip.indices)
+    keep_unedited = request.keep_unedited
+    if keep_unedited and any(is_faint(_at_frame(key), key.frame) for key in keys):
+        keep_unedited = False
+        notes.add("the edit changes much of its frame by little, so no place is held to be unedited")
     spool = Spool(out / WALKS)
     if not request.output.resume:
         spool.close()
@@ -80,10 +99,15 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
             raise Zero2HeroError("cancelled")
 
     work = Propagation(frames, keys, request.settings, spool, on_step=step)
-    job = PropagateJob(request.output, out, request.clip.video, clip, notes, work, masks)
+    finish = Finish(masks, witness, WitnessSettings(strength=request.witness_strength), keep_unedited)
+    job = PropagateJob(request.output, out, request.clip.video, clip, notes, work, finish)
     report = job.run(_state(request, clip), listener)
     spool.close()
     return report
+
+
+def _at_frame(key: KeyFrame) -> torch.Tensor:
+    return resize_frames(key.edit[None], (int(key.frame.shape[-2]), int(key.frame.shape[-1])))[0]
 
 
 def _with_keys(request: PropagateRequest, clip: Clip) -> Mapping[int, torch.Tensor]:
@@ -130,7 +154,31 @@ def _state(request: PropagateRequest, clip: Clip) -> dict[str, Any]:
         **{f"key {index} sha256": file_digest(path) for index, path in sorted(request.key.items())},
         "video sha256": file_digest(request.clip.video),
         "mask sha256": file_digest(request.mask),
+        **_finish_state(request),
     }
+
+
+def _finish_state(request: PropagateRequest) -> dict[str, Any]:
+    """What is done beyond carrying; nothing where nothing is, as in earlier versions."""
+    state: dict[str, Any] = {}
+    if request.witness:
+        frames = Path(request.witness) / FRAMES
+        state["witness sha256"] = file_digest(str(frames if frames.is_dir() else request.witness))
+        state["witness_strength"] = request.witness_strength
+    if request.keep_unedited:
+        state["keep_unedited"] = True
+    return state
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done to carried frames, in this order: a witness is mixed in, what nobody edited and what lies outside
+    the mask is made the source's."""
+
+    masks: Masks | None = None
+    witness: ZeroFrames | None = None
+    settings: WitnessSettings = field(default_factory=WitnessSettings)
+    keep_unedited: bool = False
 
 
 class PropagateJob(FrameJob):
@@ -146,10 +194,10 @@ class PropagateJob(FrameJob):
         clip: Clip,
         notes: Notes,
         work: Propagation,
-        masks: Masks | None,
+        finish: Finish,
     ):
         super().__init__(output, out, video, clip, notes)
-        self.work, self.masks = work, masks
+        self.work, self.finish = work, finish
         self._numbers = {index: number for number, index in enumerate(clip.indices)}
 
     def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -160,11 +208,21 @@ class PropagateJob(FrameJob):
                 yield number, self._put(number, result)
 
     def _put(self, number: int, result: Result) -> torch.Tensor:
-        picture = result.carried.picture
-        if self.masks is not None:
-            picture = put_within(self.masks.batch([number])[0], picture, result.frame)
+        carried, finish, row = result.carried, self.finish, {}
+        if finish.witness is not None:
+            hw = (int(carried.picture.shape[-2]), int(carried.picture.shape[-1]))
+            drawn = finish.witness.read(result.index, hw)
+            carried, share = mix_witness(carried, drawn, result.frame, finish.settings)
+            row["witness"] = round(float(share.mean()), 4)
+        picture = carried.picture
+        if finish.keep_unedited:
+            edited = edited_places(result.carried, result.frame)
+            picture = put_within(edited, picture, result.frame)
+            row["edited"] = round(float(edited.mean()), 4)
+        if finish.masks is not None:
+            picture = put_within(finish.masks.batch([number])[0], picture, result.frame)
         error = round(float(result.carried.error.mean()), 4)
-        self.report_row(result.index, picture, result.frame, {"error": error})
+        self.report_row(result.index, picture, result.frame, {"error": error, **row})
         return picture
 
     def summary(self) -> dict[str, Any]:

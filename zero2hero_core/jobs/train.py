@@ -21,6 +21,7 @@ from ..memory_batches import is_out_of_memory
 from ..paper import MODES
 from ..version import __version__
 from ..video.source import open_frames
+from .adapter import Start, find_start
 from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference, same_picture
 from .folder import job_folder
 from .frames import REPORT
@@ -88,10 +89,13 @@ def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]
     start, notes = time.perf_counter(), Notes(listener)
     zero = ZeroFrames(request.zero)
     backbone = load_dit(request.model)
-    settings = request.training.settings(backbone.recommended)
+    begun = find_start(request.training, backbone, notes)
+    settings = request.training.settings(backbone.recommended, begun.metadata if begun else None)
     clip = open_hero_clip(request.clip, zero, backbone.multiple, notes, tiny=request.model.tiny)
     material = _material(request, clip, zero, notes)
     state = _state(request, backbone, settings, clip)
+    if begun is not None:  # without one the state is what it was before there were any
+        state["adapter sha256"] = file_digest(str(begun.path))
     _check_state(request, out, state)
     float32 = backbone.dtype == torch.float32
     weights = request.model.weights or ("fp32" if float32 else "bf16")
@@ -100,7 +104,7 @@ def _run(request: TrainRequest, out: Path, listener: Listener) -> dict[str, Any]
     )
     listener.say(estimate.text())
     try:
-        training_run = _prepare(request, out, backbone, settings, material, clip, state, listener)
+        training_run = _prepare(request, out, backbone, settings, begun, material, clip, state, listener)
         _begin(request, out, state)
         first_step = run_to_the_end(training_run, listener, resume=request.resume)
     except (RuntimeError, MemoryError) as error:
@@ -199,6 +203,7 @@ def _prepare(
     out: Path,
     backbone: DiTBackbone,
     settings: HeroSettings,
+    begun: Start | None,
     material: Material,
     clip: Clip,
     state: dict[str, Any],
@@ -206,7 +211,8 @@ def _prepare(
 ) -> TrainingRun:
     """Everything up to the first step, so that bad input is refused before anything is written."""
     restoring = request.restoring.settings(backbone.recommended)
-    training = Training(backbone, material, settings, restoring, same_noise=not request.restoring.new_noise)
+    same_noise, start = not request.restoring.new_noise, begun.state if begun else None
+    training = Training(backbone, material, settings, restoring, same_noise=same_noise, start=start)
     metadata = training.metadata(clip.size_hw, str(state["video sha256"]), str(state["reference sha256"]))
     samples, truths = _evaluation_frames(request, clip, material, training.stage.kinds)
     choices = request.training

@@ -26,6 +26,7 @@ __all__ = ["LORA", "PLOT", "STATE", "RunSettings", "Training", "TrainingRun", "e
 class Training:
     """Pairs, trainer and the stage that restores with what has been learned so far.
 
+    Args: start: adapter weights to begin with, see `jobs.adapter`.
     Raises: InputError, ShapeError when pictures, settings and model do not fit together.
     """
 
@@ -37,11 +38,12 @@ class Training:
         restoring: RestoreSettings,
         *,
         same_noise: bool = True,
+        start: Mapping[str, torch.Tensor] | None = None,
     ):
         self.material = material
         self.latest: torch.Tensor | None = None  # what was restored last
         pairs = training_pairs(settings.mode, material.latents(backbone, settings))
-        self.trainer = HeroTrainer(backbone, pairs, settings)
+        self.trainer = HeroTrainer(backbone, pairs, settings, start=start)
         self.stage = HeroStage(backbone, self.trainer.lora, settings.kinds, restoring, same_noise=same_noise)
 
     @property

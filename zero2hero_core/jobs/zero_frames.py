@@ -1,4 +1,5 @@
-"""Initial pictures in folders, which Zero-Stage or propagation left there, and the clip that they belong to."""
+"""Initial pictures: in folders, where Zero-Stage or propagation left them, or in the video of any other tool; and the
+clip that they belong to."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import torch
 
 from ..checks import InputError, setting
 from ..video.resize import resize_frames
-from ..video.source import read_image
+from ..video.source import FrameSource, open_frames, read_image
 from .clip import TINY_SIZE, Clip, ClipRequest, Pictures, open_clip
 from .frames import FRAMES
 from .listener import Notes
@@ -22,18 +23,47 @@ STATES = ("zero.json", "propagate.json")  # of the jobs that make initial pictur
 
 
 class ZeroFrames:
-    """Frames that `zero2hero zero` or `propagate` wrote, by their index in the original clip; of several folders, the
-    first that has a frame counts."""
+    """Frames that `zero2hero zero` or `propagate` wrote, by their index in the original clip; or those of another
+    tool: a video, or a folder of pictures, which `bind` tells the indices of. Of several, the first that has a frame
+    counts."""
 
     def __init__(self, names: Sequence[str], name: str = "zero"):
         self.folders, self._name = [Path(folder) for folder in names], setting(name)
+        self._videos: dict[Path, FrameSource] = {}
+        self._places: dict[Path, dict[int, int]] = {}
         for folder in self.folders:
-            if not (folder / FRAMES).is_dir():
+            if (folder / FRAMES).is_dir():
+                continue
+            try:
+                self._videos[folder] = open_frames(str(folder), multiple=1)
+            except InputError as error:
                 raise InputError(
                     f"{self._name} {folder}: expected a folder that `zero2hero zero` or `zero2hero propagate` wrote, "
-                    f"with {FRAMES}/ in it."
-                )
+                    f"with {FRAMES}/ in it, or a video or a folder of pictures ({error.text.rstrip('.')})."
+                ) from error
         self.state = _read_state(self.folders[0])
+
+    @property
+    def foreign(self) -> bool:
+        """Whether the frames are another tool's."""
+        return bool(self._videos)
+
+    def bind(self, indices: Sequence[int]) -> None:
+        """Tell which frames of the clip a video holds: as many as these chosen ones, or the whole clip.
+
+        Raises: InputError when it has fewer frames than it would need.
+        """
+        for folder, source in self._videos.items():
+            if len(source) == len(indices):
+                self._places[folder] = {index: place for place, index in enumerate(indices)}
+            elif len(source) > max(indices):
+                self._places[folder] = {index: index for index in range(len(source))}
+            else:
+                raise InputError(
+                    f"{self._name} {folder}: expected {len(indices)} frames, one for each chosen one, or the whole "
+                    f"clip, got {len(source)}; choose the frames that it shows ({setting('start')}, {setting('stop')}, "
+                    f"{setting('stride')})."
+                )
 
     @property
     def size_hw(self) -> tuple[int, int] | None:
@@ -41,14 +71,24 @@ class ZeroFrames:
         size = self.state.get("size")
         return (size[1], size[0]) if isinstance(size, list) and len(size) == 2 else None
 
-    def path(self, index: int) -> Path | None:
-        """File of a frame; None where no folder has it."""
-        paths = (folder / FRAMES / f"frame_{index:06d}.png" for folder in self.folders)
-        return next((path for path in paths if path.exists()), None)
+    def has(self, index: int) -> bool:
+        """Whether there is such a frame."""
+        return self._place(index) is not None
+
+    def _place(self, index: int) -> Path | tuple[Path, int] | None:
+        """File of a frame, or a video and the place in it."""
+        for folder in self.folders:
+            if folder in self._videos:
+                place = self._places.get(folder, {}).get(index)
+                if place is not None:
+                    return folder, place
+            elif (path := folder / FRAMES / f"frame_{index:06d}.png").exists():
+                return path
+        return None
 
     def need(self, indices: list[int]) -> None:
         """Raise `InputError` that names how many and which frames are missing."""
-        missing = [index for index in indices if self.path(index) is None]
+        missing = [index for index in indices if not self.has(index)]
         if missing:
             where = ", ".join(str(folder) for folder in self.folders)
             raise InputError(
@@ -59,10 +99,13 @@ class ZeroFrames:
 
     def read(self, index: int, size_hw: tuple[int, int]) -> torch.Tensor:
         """A frame (3, H, W) at the wanted size; its shape must be the clip's."""
-        path = self.path(index)
-        if path is None:
+        place = self._place(index)
+        if place is None:
             raise InputError(f"{self._name}: frame {index} is missing; run `zero2hero zero` for it.")
-        picture = read_image(path)
+        if isinstance(place, Path):
+            path, picture = place, read_image(place)
+        else:
+            path, picture = place[0], self._videos[place[0]].frames([place[1]])[0]
         h, w = picture.shape[-2:]
         if abs(w * size_hw[0] / (h * size_hw[1]) - 1) > 0.02:
             raise InputError(
@@ -73,7 +116,7 @@ class ZeroFrames:
 
     def pictures(self, size_hw: tuple[int, int], indices: Sequence[int]) -> Pictures:
         """The frames of these indices that are there, (3, H, W) at the wanted size."""
-        return Pictures([i for i in indices if self.path(i) is not None], lambda index: self.read(index, size_hw))
+        return Pictures([i for i in indices if self.has(i)], lambda index: self.read(index, size_hw))
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -93,6 +136,7 @@ def open_hero_clip(request: ClipRequest, zero: ZeroFrames, multiple: int, notes:
     if (policy := zero.state.get("policy", request.policy)) != request.policy:
         raise InputError(f"{setting('policy')}: expected {policy}, as for `zero2hero zero`, got {request.policy}.")
     clip = open_clip(replace(request, size=size), multiple, notes)
+    zero.bind(clip.indices)
     if zero.state.get("video sha256", digest := file_digest(request.video)) != digest:
         notes.add(f"the Zero-Stage frames were made from another file than {setting('video')}")
     if zero.size_hw not in (None, clip.size_hw):

@@ -32,6 +32,7 @@ RECOMMENDED = {
     "high_noise": 0.8,
 }
 DIT_FILE = "tiny_dit.safetensors"
+ADAPTER_FILE = "tiny_adapter.safetensors"
 
 
 def build_dit() -> Any:

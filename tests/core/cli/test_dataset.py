@@ -139,7 +139,7 @@ def test_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (("clip", "--video", "v.mp4", "--out", "o"), "--anchor, --reference"),
         (("rendered", "--clips", "0", "--out", "o"), "--clips: expected a whole number from 1 up"),
         (("rendered", "--clips", "1", "--frames", "1", "--out", "o"), "--frames: expected a whole number from 2 up"),
-        (("rendered", "--clips", "1", "--split", "train", "--out", "o"), "--split: invalid choice"),
+        (("rendered", "--clips", "1", "--split", "all", "--out", "o"), "--split: invalid choice"),
         (("general", "--clips", "1", "--resume", "--overwrite", "--out", "o"), "not allowed with"),
         (("blender", "--objects", "tree", "--out", "o"), "--objects: invalid choice"),
     ],

@@ -161,15 +161,31 @@ AGAIN = "repeat the `zero2hero edit` command with --resume"
 
 
 def test_one_command_runs_all_parts(unbroken):
-    own = ["edited.mp4", "hero.json", "report.json"]
+    own = ["edited.mp4", "propagate.json", "report.json"]
     got = names(unbroken)
     assert [name for name in got if "/" not in name] == own
-    assert {name.split("/")[0] for name in got if "/" in name} == {"zero", "training", "frames"}
+    assert {name.split("/")[0] for name in got if "/" in name} == {"zero", "training", "restored", "frames"}
     assert {"zero/zero.mp4", "zero/zero.json", "training/hero_lora.safetensors", "training/training.png"} <= set(got)
     video = open_frames(unbroken / "edited.mp4")
     assert (len(video), video.fps, video.size_hw) == (COUNT, RATE, (SIDE, SIDE))
     assert frames_in(unbroken).keys() == frames_in(unbroken / "zero").keys()
-    assert all(data != frames_in(unbroken / "zero")[name] for name, data in frames_in(unbroken).items())
+    restored = frames_in(unbroken / "restored")
+    assert all(data != frames_in(unbroken / "zero")[name] for name, data in restored.items())
+    assert restored.keys() == frames_in(unbroken).keys()
+
+
+def test_the_end_is_a_mix_of_both_witnesses(edit, material, unbroken, tmp_path):
+    """The edited frame is the edit itself; each other one lies between the carried change and the restored frame."""
+    assert edit("--finish", "hero") == 0
+    assert frames_in(tmp_path / "out") == frames_in(unbroken / "restored")
+    values = {"video": str(material / "clip.mkv"), "key": {0: str(material / "clip.png")}, "size": SIDE}
+    zero2hero_core.propagate(**values, out=tmp_path / "alone")
+    zero2hero_core.propagate(**values, out=tmp_path / "mix", witness=str(unbroken / "restored"), keep_unedited=True)
+    assert frames_in(tmp_path / "mix") == frames_in(unbroken)
+    rows = report(unbroken)["frames"]
+    assert rows[0]["witness"] == 0 and all(0 < row["witness"] < 0.5 for row in rows[1:])
+    alone, mix = (read_image(tmp_path / name / "frames" / "frame_000003.png") for name in ("alone", "mix"))
+    assert 0 < (alone - mix).abs().max() and (alone - mix).abs().mean() < 0.1
 
 
 def test_the_same_in_python(material, unbroken, tmp_path):
@@ -206,10 +222,10 @@ def test_a_listener_may_cancel_and_the_edit_goes_on(material, unbroken, tmp_path
 def test_one_report_tells_of_all_parts(unbroken):
     got = report(unbroken)
     assert (got["command"], got["count"], got["reused"]) == ("edit", COUNT, 0)
-    assert list(got["parts"]) == ["zero", "train"]
+    assert list(got["parts"]) == ["zero", "train", "restore"]
     assert got["parts"]["zero"]["command"] == "zero" and got["parts"]["train"]["steps"] == STEPS
     seconds = got["seconds"]
-    parts = [seconds[f"part {name}"] for name in ("zero", "train", "restore")]
+    parts = [seconds[f"part {name}"] for name in ("zero", "train", "restore", "mix")]
     assert all(value > 0 for value in parts) and seconds["total"] >= sum(parts) - 0.01
     assert got["state"]["size"] == [SIDE, SIDE] and got["video"] == str(unbroken / "edited.mp4")
 
@@ -256,10 +272,10 @@ def test_finished_parts_are_not_done_again(edit, unbroken, tmp_path, monkeypatch
 def test_the_training_can_be_made_longer_and_the_frames_follow(edit, unbroken, tmp_path):
     out = tmp_path / "out"
     assert edit("--train-steps", "2") == 0
-    before = frames_in(out)
+    before = frames_in(out / "restored")
     assert edit("--resume") == 0
     assert result(out) == result(unbroken)
-    assert all(data != before[name] for name, data in frames_in(out).items())
+    assert all(data != before[name] for name, data in frames_in(out / "restored").items())
     assert report(out)["reused"] == 0 and report(out)["parts"]["train"]["resumed_at"] == 2
 
 
@@ -280,7 +296,7 @@ def test_an_anchor_outside_the_chosen_frames(edit, tmp_path):
     assert list(frames_in(out)) == ["frame_000000.png", "frame_000002.png"]
     assert list(frames_in(out / "zero_anchor")) == ["frame_000001.png"]
     got = report(out)
-    assert list(got["parts"]) == ["zero", "zero anchor", "train"]
+    assert list(got["parts"]) == ["zero", "zero anchor", "train", "restore"]
     assert read_image(out / "training" / "samples" / "step_000000.png").shape == (3, SIDE, 3 * SIDE)  # 0, 1 and 2
 
 
@@ -292,7 +308,7 @@ def test_hero_stage_may_start_from_the_carried_change(edit, material, unbroken, 
     assert AGAIN in error_line(capsys)
     assert edit("--initial", "change", "--batch", "1", "--resume") == 0
     out = tmp_path / "out"
-    assert list(report(out)["parts"]) == ["initial", "train"]
+    assert list(report(out)["parts"]) == ["initial", "train", "restore"]
     assert frames_in(out).keys() == frames_in(out / "initial").keys() == frames_in(unbroken).keys()
     assert not (out / "zero").exists() and (out / "initial" / "initial.mp4").exists()
     reference = read_image(material / "clip.png")
@@ -306,7 +322,7 @@ def test_an_anchor_outside_the_chosen_frames_is_carried_too(edit, tmp_path):
     out = tmp_path / "out"
     assert list(frames_in(out / "initial")) == ["frame_000000.png", "frame_000002.png"]
     assert "frame_000001.png" in frames_in(out / "initial_anchor")
-    assert list(report(out)["parts"]) == ["initial", "initial anchor", "train"]
+    assert list(report(out)["parts"]) == ["initial", "initial anchor", "train", "restore"]
 
 
 def test_the_implicit_mode_makes_its_own_zero_stage_frames(edit, material, unbroken, tmp_path, monkeypatch, capsys):
@@ -316,18 +332,18 @@ def test_the_implicit_mode_makes_its_own_zero_stage_frames(edit, material, unbro
         assert edit("--mode", "implicit") == 1
     assert AGAIN in error_line(capsys)
     assert edit("--mode", "implicit", "--resume") == 0
-    assert list(report(out)["parts"]) == ["zero", "zero target", "train"]
+    assert list(report(out)["parts"]) == ["zero", "zero target", "train", "restore"]
     assert frames_in(out / "zero") == frames_in(unbroken / "zero") != frames_in(out / "zero_target")
     assert torch.equal(read_image(out / "anchor.png"), open_frames(material / "clip.mkv")[0])
     metadata = read_metadata(out / "training" / "hero_lora.safetensors")
     assert metadata is not None and (metadata.mode, metadata.count) == ("implicit", 1)
-    assert report(out)["state"]["conditions"] == ["zero"]
+    assert report(out)["parts"]["restore"]["state"]["conditions"] == ["zero"]
 
 
-def test_a_clip_whose_sides_fit_no_model_keeps_one_size(edit, tmp_path):
+def test_a_clip_whose_sides_fit_no_model_ends_at_the_size_asked_for(edit, tmp_path):
     assert edit("--size", "48", "--train-steps", "1", clip="wide") == 0  # 96 x 48; the UNet needs multiples of 64
-    sizes = {part: tuple(report(tmp_path / "out" / part)["state"]["size"]) for part in ("zero", "training", "")}
-    assert len(set(sizes.values())) == 1, sizes
+    sizes = {part: report(tmp_path / "out" / part)["state"]["size"] for part in ("zero", "training", "restored", "")}
+    assert sizes == {"zero": [128, 64], "training": [128, 64], "restored": [128, 64], "": [96, 48]}
     assert report(tmp_path / "out")["notes"] == []
 
 

@@ -79,7 +79,7 @@ def write_rendered(writer: TaskWriter, clip: TwoLooks, progress: Progress = lamb
                 writer.reference(second)
             if index in info.truth_frames:
                 writer.truth(index, second)
-        if index != anchor:
+        if index != anchor and info.has_correspondence:
             matches = (*clip.correspondence(anchor, index), *clip.correspondence(index, anchor))
             writer.correspondence(index, FrameCorrespondence(*matches))
         progress()

@@ -77,7 +77,8 @@ class GeneralEditRequest(TaskRequest):
 @dataclass(frozen=True, kw_only=True)
 class ScenesRequest(TaskRequest):
     """Rendered scenes, from scene `first` of a split on those that show one of `edits`. whole_truth: all frames have a
-    truth, else the anchor alone. size: side of the frames in pixels; frames: of a clip."""
+    truth, else the anchor alone. size: side of the frames in pixels; frames: of a clip. matches: write where pixels lie
+    in other frames, which takes most of the time."""
 
     clips: int
     first: int = 0
@@ -86,6 +87,7 @@ class ScenesRequest(TaskRequest):
     frames: int = 16
     edits: tuple[str, ...] = ALL_EDITS
     whole_truth: bool = True
+    matches: bool = True
 
     @property
     def command(self) -> str:

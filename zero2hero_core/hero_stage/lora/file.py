@@ -165,6 +165,18 @@ def load_lora(
     return lora, metadata
 
 
+def read_start(path: Path, backbone: TrainableDiT, mode: str) -> tuple[dict[str, torch.Tensor], HeroMetadata]:
+    """Adapter weights to begin a training with, in float32, and what their file says.
+
+    Raises: InputError as `load_lora`, and for a file in the authors' format.
+    """
+    metadata = _read_header(path, backbone.family.name, "this model is", mode)
+    if metadata is None:
+        raise InputError(f"{path}: is in the authors' format; a training begins with files of this package only.")
+    content = read_ours(path, load_file(path), metadata.spec, metadata.count, backbone.transformer)
+    return {key: tensor.float() for key, tensor in content.state.items()}, metadata
+
+
 def _read_header(path: Path, family: str, how: str, mode: str | None) -> HeroMetadata | None:
     """Metadata of a file whose names and types of tensors, family and mode are the wanted ones."""
     header = open_weights(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -16,6 +17,14 @@ class TrainingPair:
 
     conditions: tuple[torch.Tensor, ...]
     target: torch.Tensor
+
+
+@runtime_checkable
+class PairSource(Protocol):
+    """Pairs without end, for a training over many clips."""
+
+    def draw(self, generator: torch.Generator) -> TrainingPair:
+        """A pair; all that is drawn comes from the generator. All pairs have one size."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from ...files.whole import whole_file
 from ...paper import MODES, training_steps
 from ..lora.adapters import HeroLoRA, LoRASpec, checkpoint_blocks
 from ..sampling import run_conditions
-from .pairs import TrainingPair
+from .pairs import PairSource, TrainingPair
 from .views import LARGEST_SHIFT
 
 DiT = TypeVar("DiT", bound=TrainableDiT)
@@ -122,17 +122,30 @@ class HeroTrainer(Generic[DiT]):
     """Adapters, optimiser and random state; `step()` does one update and returns the loss.
 
     Args:
-        pairs: the training set, all of one size; drawn from at random.
-    Raises: ShapeError when sizes differ; InputError without pairs or without what the optimiser needs. The model is
-        unchanged then.
+        pairs: the training set, all of one size; drawn from at random. Or a source that draws them itself.
+        start: adapter weights to begin with, as `HeroLoRA.state_dict` gives them; None begins where nothing is changed.
+    Raises: ShapeError when sizes differ; InputError without pairs, without what the optimiser needs, or for a start of
+        other adapters. The model is unchanged then.
     """
 
-    def __init__(self, backbone: DiT, pairs: Sequence[TrainingPair], settings: HeroSettings):
-        self.backbone, self.settings, self.pairs = backbone, settings, list(pairs)
-        _check_pairs(self.pairs, backbone, len(settings.kinds))
+    def __init__(
+        self,
+        backbone: DiT,
+        pairs: Sequence[TrainingPair] | PairSource,
+        settings: HeroSettings,
+        *,
+        start: Mapping[str, torch.Tensor] | None = None,
+    ):
+        self.backbone, self.settings = backbone, settings
+        self.source = pairs if isinstance(pairs, PairSource) else None
+        self.pairs: list[TrainingPair] = [] if isinstance(pairs, PairSource) else list(pairs)
+        if self.source is None:
+            _check_pairs(self.pairs, backbone, len(settings.kinds))
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.lora = HeroLoRA(backbone, len(settings.kinds), settings.spec, generator=self.generator)
         try:
+            if start is not None:
+                self.lora.load_state_dict(start)
             self.optimiser = _optimiser(settings, self.lora.parameters())
         except InputError:
             self.lora.remove()
@@ -144,8 +157,7 @@ class HeroTrainer(Generic[DiT]):
         """One update. Raises: Zero2HeroError when loss or gradient is no number; nothing has been changed then."""
         settings = self.settings
         state = self.generator.get_state()
-        indices = torch.randint(len(self.pairs), (settings.batch,), generator=self.generator).tolist()
-        rows = [self._view(self.pairs[i]) for i in indices]
+        rows = self._draw()
         device = self.backbone.device
         target = torch.cat([row.target for row in rows]).to(device).repeat_interleave(settings.draws, 0)
         sigma = draw_sigma(len(target), settings.high_noise, self.generator)
@@ -176,6 +188,14 @@ class HeroTrainer(Generic[DiT]):
         self.optimiser.zero_grad(set_to_none=True)
         self.done += 1
         return value
+
+    def _draw(self) -> list[TrainingPair]:
+        """The pairs of a step."""
+        count = self.settings.batch
+        if self.source is not None:
+            return [self._view(self.source.draw(self.generator)) for _ in range(count)]
+        indices = torch.randint(len(self.pairs), (count,), generator=self.generator).tolist()
+        return [self._view(self.pairs[i]) for i in indices]
 
     def rate(self) -> float:
         """Learning rate of the next step."""
