@@ -22,6 +22,7 @@ examples:
   zero2hero edit --tiny --video clip.mp4 --anchor 0 --reference edited.png --out result
   zero2hero edit --zero-model sd15.safetensors --hero-model FLUX.2-klein-base-4B --weights nf4 --checkpointing \\
       --video clip.mp4 --anchor 12 --reference edited.png --out result --size 512
+  zero2hero edit --tiny --video clip.mp4 --anchor 0=first.png --anchor 47=last.png --out result
   zero2hero edit ... --out result --resume      (after an interruption: the same command with --resume)
 """
 
@@ -31,7 +32,7 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "edit",
         help="the whole edit: Zero-Stage, training, restoring",
-        usage="zero2hero edit --video V --reference IMG --anchor N --out DIR "
+        usage="zero2hero edit --video V --anchor N=IMG [--anchor N=IMG ...] --out DIR "
         "(--tiny | --zero-model PATH --hero-model PATH) [options]",
         description="Give a whole clip the look of the reference, an edit of the anchor frame.",
         epilog=EXAMPLES,
@@ -72,7 +73,7 @@ def results(args: argparse.Namespace) -> Results:
     from ..jobs import edit
     from ..jobs.frames import OutputRequest
 
-    return edit.results(request_of(OutputRequest, args))
+    return edit.results(request_of(OutputRequest, args), args.also)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:

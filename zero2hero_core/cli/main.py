@@ -35,7 +35,7 @@ from . import (
 )
 from .console import option_of
 from .folder import check_report
-from .options import Parser, fill_preset
+from .options import Parser, fill_anchors, fill_preset
 
 EXAMPLES = """\
 examples:
@@ -83,6 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         build_parser().parse_args(argv, args)
         fill_preset(args)
+        fill_anchors(args)
         if args.json is not None:
             check_report(args)
         report: dict[str, Any] = args.func(args)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import paper
@@ -66,6 +66,54 @@ def number_list(text: str) -> tuple[int, ...]:
     return tuple(sorted(numbers))
 
 
+class AnchorAction(argparse.Action):
+    """Collects what --anchor says: the first index in `anchor`, edited frames in `anchor_pictures`."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        """Add one."""
+        text = str(values)
+        number, equals, path = text.partition("=")
+        if not number.strip().isdecimal() or (equals and not path):
+            parser.error(f"--anchor: expected an index like 12, or INDEX=PICTURE like 12=edited.png, got '{text}'")
+        index, first = int(number), getattr(namespace, "anchor", None)
+        if first is None:
+            namespace.anchor, namespace.anchor_pictures = index, {index: path} if equals else {}
+            return
+        pictures = namespace.anchor_pictures
+        if not equals or not pictures:
+            parser.error("--anchor: of several edited frames each needs its picture, like 12=edited.png")
+        if index in pictures:
+            parser.error(f"--anchor: expected each frame once, got frame {index} twice; leave one out")
+        pictures[index] = path
+
+
+def fill_anchors(args: argparse.Namespace) -> None:
+    """Put what --anchor collected where jobs look for it: `reference`, and the other edited frames in `also`.
+
+    Raises: InputError where a picture is missing or there twice.
+    """
+    arguments = vars(args)
+    if "also" not in arguments or "anchor" not in arguments or "reference" not in arguments:
+        return
+    pictures: dict[int, str] = arguments.pop("anchor_pictures", {})
+    if pictures and args.reference is not None:
+        raise InputError("--reference: the edited frames stand in --anchor already; leave it out.")
+    if not pictures and args.reference is None:
+        raise InputError(f"--reference: is needed, or the picture with its index: --anchor {args.anchor}=IMG.")
+    if pictures:
+        args.reference = pictures.pop(args.anchor)
+        if not isinstance(args.also, list):
+            args.also = pictures
+        else:
+            args.also = [*args.also, *(f"{index}={path}" for index, path in pictures.items())]
+
+
 _SIDES = "a multiple of what the model needs (default: as the clip is; 256 with --tiny)"
 
 
@@ -76,12 +124,21 @@ def add_clip_options(
     help says of sides."""
     clip = parser.add_argument_group("clip")
     clip.add_argument("--video", required=True, metavar="V", help="a video, a folder of images or a quoted glob")
-    if anchor:
+    if anchor and reference:
+        clip.add_argument(
+            "--anchor",
+            required=True,
+            action=AnchorAction,
+            metavar="N[=IMG]",
+            help="index of a frame that was edited, from 0, and that frame after the edit, of any size; may be given "
+            "several times; or the index alone, with --reference",
+        )
+        clip.add_argument("--reference", metavar="IMG", help="the one edited frame, where --anchor is an index alone")
+        parser.set_defaults(also={})
+    elif anchor:
         clip.add_argument(
             "--anchor", required=True, type=whole(0), metavar="N", help="index of the frame that was edited, from 0"
         )
-    if reference:
-        clip.add_argument("--reference", required=True, metavar="IMG", help="that frame after the edit, of any size")
     clip.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     add_frame_options(parser, sides)
 

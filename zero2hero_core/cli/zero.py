@@ -36,7 +36,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "zero",
         help="give a clip the look of one edited frame (Zero-Stage)",
-        usage="zero2hero zero --video V --reference IMG --anchor N --out DIR (--tiny | --model PATH) [options]",
+        usage="zero2hero zero --video V --anchor N=IMG [--anchor N=IMG ...] --out DIR (--tiny | --model PATH) "
+        "[options]",
         description="Give every frame of a clip the look of the reference, an edit of the anchor frame.",
         epilog=EXAMPLES,
     )

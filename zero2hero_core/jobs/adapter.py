@@ -55,7 +55,12 @@ def find_start(choice: TrainingChoice, backbone: DiTBackbone, notes: Notes) -> S
         if different := _different(choice, metadata):
             notes.add(f"the training begins without the bundled adapter, which has {different}")
             return None
-        path = bundled
+        try:
+            state, metadata = read_start(bundled, backbone, choice.mode)
+        except InputError:
+            notes.add("the training begins without the bundled adapter, which does not fit this model")
+            return None
+        return Start(state, bundled, metadata)
     state, metadata = read_start(path, backbone, choice.mode)
     if different := _different(choice, metadata):
         raise InputError(f"{setting('adapter')} {path}: has {different}; leave that out, or give another file.")

@@ -156,6 +156,13 @@ def open_clip(
     return Clip(source, indices, places, picture, original.size_hw, request.policy)
 
 
+def check_also(request: ClipRequest, also: Mapping[int, str]) -> None:
+    """Raise `InputError` when the anchor stands among the further edited frames too."""
+    anchor = request.start if request.anchor is None else request.anchor
+    if anchor in also:
+        raise InputError(f"{setting('also')}: frame {anchor} is given twice; give one reference per frame.")
+
+
 def original_frame(request: ClipRequest, index: int, clip: Clip, name: str) -> torch.Tensor:
     """A frame (3, H, W) of the original clip, chosen or not, at the size of the chosen ones. name: the setting that
     asks for it."""

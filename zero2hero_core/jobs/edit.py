@@ -4,9 +4,9 @@ restored frames and the carried change, in one result."""
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from ..video.image_writer import write_image
 from ..video.source import open_frames
 from ..zero_stage.settings import ZeroStageSettings
 from . import propagate, restore, train, zero
-from .clip import TINY_SIZE, ClipRequest, check_paths, is_same_aspect, open_clip
+from .clip import TINY_SIZE, ClipRequest, check_also, check_paths, is_same_aspect, open_clip
 from .folder import job_folder
 from .frames import FRAMES, OutputRequest, check_video, frame_results
 from .hero_settings import RestoreChoice, TrainingChoice
@@ -45,11 +45,14 @@ FINISHES = (MIX, HERO)
 class EditRequest:
     """The whole edit of a clip.
 
-    reference: the edited anchor, a picture file. initial: what Hero-Stage starts from: Zero-Stage's pictures, or those
-    of an engine of propagation, which need no model. finish: "mix" puts the restored frames and the carried change
-    together, each where it is to be trusted, at the clip's own size; "hero" ends with the restored frames, as the
-    paper does. tiny: the bundled models, else hero_model and, for Zero-Stage,
-    zero_model (see `SDModel`, `DiTModel`, as for what follows them). batch: frames at once; halved if memory is short.
+    reference: the edited anchor, a picture file. also: further edited frames, index -> picture.
+    initial: what Hero-Stage starts from: Zero-Stage's pictures, or those of an engine of propagation, which need no
+        model.
+    finish: "mix" puts the restored frames and the carried change together, each where it is to be trusted, at the
+        clip's own size; "hero" ends with the restored frames, as the paper does; None is "mix".
+    tiny: the bundled models, else hero_model and, for Zero-Stage, zero_model (see `SDModel`, `DiTModel`, as for what
+        follows them).
+    batch: frames at once; halved if memory is short.
     """
 
     clip: ClipRequest
@@ -69,8 +72,12 @@ class EditRequest:
     batch: int = 2
     initial: str = "zero"
     finish: str | None = None
+    also: Mapping[int, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_also(self.clip, self.also)
+        if self.also and self.training.mode == "implicit":
+            raise InputError(f"{setting('mode')} implicit: learns from one anchor, got {len(self.also) + 1}.")
         if self.initial not in INITIALS:
             raise InputError(f"{setting('initial')}: expected one of {', '.join(INITIALS)}, got {self.initial!r}.")
         if self.finish not in (None, *FINISHES):
@@ -92,6 +99,11 @@ class EditRequest:
         return self.clip.start if self.clip.anchor is None else self.clip.anchor
 
     @property
+    def edits(self) -> dict[int, str]:
+        """All edited frames, index -> picture."""
+        return {self.anchor: self.reference, **self.also}
+
+    @property
     def mixes(self) -> bool:
         """Whether the carried change is mixed in at the end."""
         return self.finish != HERO
@@ -110,15 +122,20 @@ class EditRequest:
         )
 
 
-def results(output: OutputRequest) -> Results:
-    """What the job writes in its folder: the results of its parts."""
+def results(output: OutputRequest, also: Iterable[int] = ()) -> Results:
+    """What the job writes in its folder: the results of its parts. also: indices of further edited frames."""
+    more = [_anchor_folder(index) for index in also]
     names = restore.results(output) | train.ALL_RESULTS.below("training") | Results(("anchor.png",))
-    for folder in ZERO_FOLDERS:
+    for folder in (*ZERO_FOLDERS, *(f"zero_{name}" for name in more)):
         names |= frame_results(zero.STATE, ZERO_VIDEO).below(folder)
-    for folder in INITIAL_FOLDERS:
+    for folder in (*INITIAL_FOLDERS, *(f"initial_{name}" for name in more)):
         names |= propagate.results(OutputRequest(folder, video_name=INITIAL_VIDEO)).below(folder)
     names |= restore.results(OutputRequest(RESTORED_FOLDER, video_name=RESTORED_VIDEO)).below(RESTORED_FOLDER)
     return names | propagate.results(output)
+
+
+def _anchor_folder(index: int) -> str:
+    return f"anchor_{index:06d}"
 
 
 def run(request: EditRequest, listener: Listener) -> dict[str, Any]:
@@ -126,11 +143,11 @@ def run(request: EditRequest, listener: Listener) -> dict[str, Any]:
 
     Raises: InputError; Unfinished when a part ended early: each part goes on where it was.
     """
-    check_paths(request.clip.video, request.reference, request.text_embedding, request.vae)
+    check_paths(request.clip.video, *request.edits.values(), request.text_embedding, request.vae)
     if request.hero_model and not request.hero_model.startswith(HUB):
         check_paths(request.hero_model)
     remedies = ("resume", "overwrite")
-    with job_folder(flat_values(request), "edit", results(request.output), remedies=remedies) as out:
+    with job_folder(flat_values(request), "edit", results(request.output, request.also), remedies=remedies) as out:
         return _run(request, out, listener)
 
 
@@ -199,9 +216,11 @@ class _Parts:
         make = self._zero if name == "zero" else self._initial
         reports = {name: make(name)}
         folders = [str(self.out / name)]
-        if not any(row["index"] == request.anchor for row in reports[name]["frames"]):
-            reports[f"{name} anchor"] = make(f"{name}_anchor", clip=self._beside_anchor())
-            folders.append(str(self.out / f"{name}_anchor"))
+        made = {row["index"] for row in reports[name]["frames"]}
+        for anchor in sorted(request.edits.keys() - made):
+            place = "anchor" if anchor == request.anchor else _anchor_folder(anchor)
+            reports[f"{name} {place.replace('_', ' ')}"] = make(f"{name}_{place}", clip=self._beside_anchor(anchor))
+            folders.append(str(self.out / f"{name}_{place}"))
         target = None
         if request.training.mode == "implicit":
             target = str(self.out / "zero_target")
@@ -221,12 +240,13 @@ class _Parts:
             output=self._output(folder, zero.STATE, "zero", video_name=ZERO_VIDEO, no_audio=request.output.no_audio),
             reference=request.reference,
             batch=request.batch,
+            also=request.also,
         )
         return zero.run(replace(part, **changes), self.listener)
 
-    def _beside_anchor(self) -> ClipRequest:
-        """The anchor, and for a way there and back the frames beside it."""
-        clip, anchor = self.request.clip, self.request.anchor
+    def _beside_anchor(self, anchor: int) -> ClipRequest:
+        """An anchor, and for a way there and back the frames beside it."""
+        clip = self.request.clip
         if self.request.initial == "zero":
             return replace(clip, start=anchor, stop=None, stride=1, max_frames=1)
         start = anchor - ROUND_TRIP if anchor >= ROUND_TRIP else anchor
@@ -244,7 +264,7 @@ class _Parts:
             clip=replace(clip, size=size, anchor=None),
             settings=PropagationSettings(engine=request.initial, round_trip=True),  # type: ignore[arg-type]  # checked
             output=output,
-            key={request.anchor: request.reference},
+            key=request.edits,
         )
         return propagate.run(part, self.listener)
 
@@ -260,6 +280,7 @@ class _Parts:
             zero=tuple(folders),
             out=output.out,
             zero_anchor=target,
+            also=request.also,
             resume=output.resume,
             overwrite=output.overwrite,
         )
@@ -299,7 +320,7 @@ class _Parts:
             clip=replace(request.clip, size=self._final_size(), anchor=None),
             settings=PropagationSettings(),
             output=replace(request.output, out=output.out, resume=output.resume, overwrite=output.overwrite),
-            key={request.anchor: request.reference},
+            key=request.edits,
             witness=str(restored),
             keep_unedited=True,
         )

@@ -14,6 +14,11 @@ NONE = "none"  # of the adapter
 _AFTER_ADAPTER = {"steps": "adapter_steps", "learning_rate": "adapter_learning_rate"}  # advice that takes its place
 
 
+def with_adapter(advice: Mapping[str, Any]) -> dict[str, Any]:
+    """A model's advice for a training that begins with an adapter."""
+    return dict(advice) | {name: advice[other] for name, other in _AFTER_ADAPTER.items() if other in advice}
+
+
 @dataclass(frozen=True)
 class TrainingChoice:
     """Of the training; see `HeroSettings` and `RunSettings`. None: what suits the model.
@@ -51,9 +56,7 @@ class TrainingChoice:
         spec: dict[str, Any] = {"alpha": self.alpha, "layers": tuple(self.lora_layers)}
         if start is not None:
             spec = {"rank": start.rank, "alpha": start.alpha, "layers": start.spec.layers}
-            advice = dict(advice) | {
-                name: advice[other] for name, other in _AFTER_ADAPTER.items() if advice.get(other) is not None
-            }
+            advice = with_adapter(advice)
         values = {
             "rank": self.rank,
             "learning_rate": self.learning_rate,

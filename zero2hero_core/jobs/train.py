@@ -22,7 +22,7 @@ from ..paper import MODES
 from ..version import __version__
 from ..video.source import open_frames
 from .adapter import Start, find_start
-from .clip import Clip, ClipRequest, Pictures, check_paths, original_frame, read_reference, same_picture
+from .clip import Clip, ClipRequest, Pictures, check_also, check_paths, original_frame, read_reference, same_picture
 from .folder import job_folder
 from .frames import REPORT
 from .hero_settings import RestoreChoice, TrainingChoice
@@ -66,8 +66,7 @@ class TrainRequest:
                 f"{setting('mode')} implicit: needs {setting('zero_anchor')}, Zero-Stage frames with the anchor as the "
                 "reference."
             )
-        if self.anchor in self.also:
-            raise InputError(f"{setting('also')}: frame {self.anchor} is given twice; give one reference per frame.")
+        check_also(self.clip, self.also)
 
     @property
     def anchor(self) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,17 @@ from ..files.guard import Results
 from ..version import __version__
 from ..zero_stage.settings import ZeroStageSettings
 from ..zero_stage.stage import ZeroStage
-from .clip import TINY_SIZE, Clip, ClipRequest, Masks, check_paths, open_clip, read_reference
+from .clip import (
+    TINY_SIZE,
+    Clip,
+    ClipRequest,
+    Masks,
+    check_also,
+    check_paths,
+    open_clip,
+    original_frame,
+    read_reference,
+)
 from .folder import job_folder
 from .frames import BatchJob, OutputRequest, check_video, frame_results
 from .listener import Listener, Notes
@@ -36,7 +46,8 @@ class ZeroRequest:
     """Zero-Stage on a clip.
 
     reference: the edited anchor, a picture file. mask: where to edit: a picture for all frames, or a folder, glob or
-    video with one per frame. matches: a file of `correspond`. batch: frames at once; halved if memory is short.
+    video with one per frame. matches: a file of `correspond`. also: further edited frames, index -> picture. batch:
+    frames at once; halved if memory is short.
     """
 
     clip: ClipRequest
@@ -47,13 +58,19 @@ class ZeroRequest:
     mask: str | None = None
     matches: str | None = None
     batch: int = 2
+    also: Mapping[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_also(self.clip, self.also)
+        if self.also and self.matches:
+            raise InputError(f"{setting('matches')}: are of one anchor, got {len(self.also) + 1} edited frames.")
 
 
 class ZeroWork:
     """Zero-Stage on frames of one clip that are at hand: the composition that commands, nodes and benchmarks share.
 
     Args: anchor, reference: (3, H, W). frames: by index, for following tokens. matches: of frames by index; computed
-    where None. masks: numbers of frames -> (B, 1, H, W).
+    where None. masks: numbers of frames -> (B, 1, H, W). further: more edited frames, see `ZeroStage`.
     Raises: InputError when settings, matches and frames do not fit together.
     """
 
@@ -67,8 +84,9 @@ class ZeroWork:
         frames: Mapping[int, torch.Tensor] | None = None,
         matches: Mapping[int, Correspondence] | None = None,
         masks: Callable[[Sequence[int]], torch.Tensor] | None = None,
+        further: Sequence[tuple[int, torch.Tensor, torch.Tensor]] = (),
     ):
-        self.stage = ZeroStage(backbone, anchor, reference, anchor_index, settings, frames)
+        self.stage = ZeroStage(backbone, anchor, reference, anchor_index, settings, frames, further=further)
         self.matches, self.masks = matches, masks
         check_tokens(self.stage)
 
@@ -127,7 +145,7 @@ def results(output: OutputRequest) -> Results:
 
 def run(request: ZeroRequest, listener: Listener) -> dict[str, Any]:
     """Do the job; nothing is written before every input has been checked. Returns the report."""
-    check_paths(request.clip.video, request.reference, request.mask, request.matches)
+    check_paths(request.clip.video, request.reference, request.mask, request.matches, *request.also.values())
     remedies = ("resume", "overwrite")
     with job_folder(flat_values(request), "zero", results(request.output), remedies=remedies) as out:
         return _run(request, out, listener)
@@ -143,6 +161,10 @@ def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
     reference = read_reference(request.reference, clip, notes)
     masks = Masks(request.mask, clip) if request.mask else None
     anchor = clip_request.start if clip_request.anchor is None else clip_request.anchor
+    further = [
+        (index, original_frame(clip_request, index, clip, "also"), read_reference(path, clip, notes))
+        for index, path in sorted(request.also.items())
+    ]
     work = ZeroWork(
         backbone,
         clip.anchor,
@@ -152,6 +174,7 @@ def _run(request: ZeroRequest, out: Path, listener: Listener) -> dict[str, Any]:
         clip.by_index(),
         matches.frames if matches else None,
         masks.batch if masks else None,
+        further,
     )
     if matches is not None:
         _check_matches(matches, clip, work, request, anchor)
@@ -202,6 +225,7 @@ def _state(request: ZeroRequest, backbone: UNetBackbone, work: ZeroWork, clip: C
     settings = asdict(stage.settings) | {"layers": list(stage.settings.layers)}
     files = {"video": request.clip.video}
     files |= {name: getattr(request, name) for name in ("reference", "mask", "matches")}
+    files |= {f"reference {index}": path for index, path in sorted(request.also.items())}
     return {
         "version": __version__,
         "model": backbone.name,

@@ -24,6 +24,7 @@ RECOMMENDED = {
     "batch": 2,
     "draws": 2,
     "steps": 300,
+    "adapter_steps": 150,
     "crop": 0.5,
     "light": 1.0,
     "shift": 8,

@@ -25,8 +25,8 @@ from .settings import LAYERS, ZeroStageSettings
 
 
 class LatentEditor:
-    """Gives target latents the look of `reference_latents` (1, C, h, w); the reference is inverted once, when first
-    needed.
+    """Gives target latents the look of `reference_latents` (1, C, h, w), or (R, C, h, w) of several references, whose
+    tokens stand one after another; they are inverted once, when first needed.
 
     Args: guidances: what else acts on the decoder's self-attention while sampling, besides cross-image attention.
     Raises: InputError when two guidances make the output of one layer at one step, or the work of one would be lost.
@@ -101,7 +101,8 @@ class LatentEditor:
         keep = {layer: selection.reference_needs() for layer, selection in selections.items()}
         if self._reference is None or keep != self._reference_names:
             with self.watch.part("reference"):
-                self._reference = self.invert(self.reference_latents, keep)
+                steps, noise = self.invert(self.reference_latents, keep)
+                self._reference = [_in_a_row(step) for step in steps], torch.cat(list(noise), -2)[None]
             self._reference_names = keep
         return self._reference
 
@@ -156,6 +157,14 @@ class LatentEditor:
         without = GuidedPass(guidances, replace(now, conditional=False))
         empty = self.backbone.predict_noise(latents, now.timestep, self.backbone.encode_prompt(""), without)
         return empty + scale * (eps - empty)
+
+
+def _in_a_row(captured: Captured) -> Captured:
+    """What was captured of several references, (R, heads, N, d), as the tokens of one, (1, heads, R N, d)."""
+    return {
+        layer: {name: tensor.transpose(0, 1).flatten(1, 2)[None] for name, tensor in tensors.items()}
+        for layer, tensors in captured.items()
+    }
 
 
 def _size(latents: torch.Tensor) -> tuple[int, int]:

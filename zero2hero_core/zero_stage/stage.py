@@ -16,6 +16,7 @@ from ..attention.guidance import Guidance
 from ..backbones.surface import UNetSurface
 from ..checks import ShapeError, check_images, check_shape
 from ..correspondence.match import Correspondence, match_features
+from ..correspondence.several import join_matches
 from ..correspondence.track import ClipTrack, search_near
 from .latents import LatentEditor
 from .settings import ZeroStageSettings
@@ -36,6 +37,8 @@ class ZeroStage(Generic[UNet]):
         anchor_index: its place in the clip (0-based).
         clip: frames (3, H, W) by their place, for following tokens from frame to frame (setting `track`); without it
             every frame is matched on its own.
+        further: more frames that were edited: place in the clip, original, edit. Each part of a frame takes its look
+            from the anchor that shows it surest (`correspondence.several`).
         guidances: what else acts on the attention while sampling, see `attention.guidance`; `Pass.frames` tells them
             which frames of the clip a batch holds.
     Raises: ShapeError when anchor and reference differ in size; InputError when the guidances do not go together.
@@ -50,6 +53,7 @@ class ZeroStage(Generic[UNet]):
         settings: ZeroStageSettings | None = None,
         clip: Mapping[int, torch.Tensor] | None = None,
         *,
+        further: Sequence[tuple[int, torch.Tensor, torch.Tensor]] = (),
         guidances: Sequence[Guidance] = (),
     ):
         if anchor.shape != reference.shape:
@@ -58,7 +62,10 @@ class ZeroStage(Generic[UNet]):
             )
         self.backbone, self.anchor_index, self._anchor = backbone, anchor_index, anchor
         settings = settings or ZeroStageSettings()
-        self.editor = LatentEditor(backbone, backbone.encode(reference[None]), settings, guidances)
+        references = [reference, *(edit for _, _, edit in further)]
+        latents = torch.cat([backbone.encode(picture[None]) for picture in references])
+        self.editor = LatentEditor(backbone, latents, settings, guidances)
+        self._others = [ZeroStage(backbone, frame, edit, index, settings, clip) for index, frame, edit in further]
         self.settings = self.editor.settings
         self._anchor_features: torch.Tensor | None = None
         self._track: ClipTrack | None = None
@@ -93,7 +100,10 @@ class ZeroStage(Generic[UNet]):
         return self.backbone.features(noisy, settings.timestep, self.editor.context, settings.block).float().mean(0)
 
     def correspond(self, frame: torch.Tensor, index: int) -> Correspondence:
-        """Correspondence of a frame (3, H, W) with the anchor."""
+        """Correspondence of a frame (3, H, W) with the anchor, or with all of them (`join_matches`)."""
+        return join_matches([self._correspond(frame, index), *(one.correspond(frame, index) for one in self._others)])
+
+    def _correspond(self, frame: torch.Tensor, index: int) -> Correspondence:
         with self.editor.watch.part("features"):
             if self._anchor_features is None:
                 self._anchor_features = self.features(self._anchor, self.anchor_index)

@@ -15,9 +15,10 @@ import torch
 
 from ...backbones.flux.dit import DiTBackbone
 from ...checks import InputError
+from ...hero_stage.lora.file import read_start
 from ...hero_stage.stage import HeroStage
 from ...jobs.material import Material
-from ...jobs.propagation import Propagation, key_frames
+from ...jobs.propagation import Propagation, Result, key_frames, put_within
 from ...jobs.spool import Spool
 from ...jobs.training import Training
 from ...metrics.psnr import psnr
@@ -27,11 +28,12 @@ from ...propagation.engine import Carried
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
 from ...propagation.settings import PropagationSettings
+from ...propagation.witness import edited_places, mix_witness
 from ..speed.clocks import Clock, PartTimer
 from .clips import TaskClip
 from .ebsynth import run_ebsynth
 from .guided_methods import by_fresco, by_rerender
-from .specs import Spec, hero_settings, inputs_of
+from .specs import Spec, adapter_path, hero_settings, inputs_of
 from .tools import MethodResult, Tools
 
 BATCH = 4
@@ -80,12 +82,8 @@ def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[in
     for name, kind in (("change", ChangeSettings), ("blending", BlendSettings)):
         options[name] = kind(**options.get(name, {}))
     settings = PropagationSettings(**options)
-    originals = dict(enumerate(clip.frames))
     edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
-    with TemporaryDirectory(prefix="zero2hero_") as folder:
-        keys, spool = key_frames(originals, edits), Spool(Path(folder) / "walks")
-        work = carry(originals, keys, settings, spool, resumable=False)
-        pictures = {result.index: result.carried.picture for result in work.results()}
+    pictures = {one.index: one.carried.picture for one in _propagated(clip, settings, edits, carry)}
     return MethodResult(torch.stack([pictures[index] for index in frames]))
 
 
@@ -119,7 +117,8 @@ def by_cross_image(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[in
 
 def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
     """Hero-Stage, trained on the clip's anchor. Options: of training and restoring; initial: "zero" or "pixel swap";
-    start: the options of that; share: of the advised steps, 0 for none; curve: steps to measure at on the way."""
+    start: the options of that; share: of the advised steps, 0 for none; curve: steps to measure at on the way; adapter:
+    begin with the bundled one."""
     backbone, curve_steps = tools.hero, spec.options.get("curve", ())
     settings, restoring = hero_settings(spec, backbone.recommended)
     inputs = {
@@ -130,7 +129,10 @@ def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int
     steps = settings.total if spec.options.get("share", 1.0) else 0
     target = inputs.get("target") if settings.mode == "implicit" else None
     material = Material({clip.anchor: clip.reference}, dict(enumerate(clip.frames)), start, target)
-    training = Training(backbone, material, settings, restoring)
+    start_weights = None
+    if spec.options.get("adapter"):
+        start_weights, _ = read_start(adapter_path(), backbone, settings.mode)
+    training = Training(backbone, material, settings, restoring, start=start_weights)
     stage = training.stage
     clock, curve = PartTimer(Clock("cpu")), {}
     try:
@@ -149,6 +151,32 @@ def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int
         training.close()
     measuring = clock.seconds.pop("measuring", 0.0)
     return MethodResult(pictures, clock.seconds, curve, measuring)
+
+
+def by_mix(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> MethodResult:
+    """The carried change with Hero-Stage as its witness, as `edit` ends. Options: hero: those of Hero-Stage."""
+    other, indices = inputs_of(clip, spec, frames)["witness"]
+    witnesses = dict(zip(indices, tools.pictures_of(clip, other, indices), strict=True))
+    pictures = {}
+    for result in _propagated(clip, PropagationSettings(), [(clip.anchor, clip.reference)]):
+        if result.index in witnesses:
+            mixed, _ = mix_witness(result.carried, witnesses[result.index], result.frame)
+            edited = edited_places(result.carried, result.frame)
+            pictures[result.index] = put_within(edited, mixed.picture, result.frame)
+    return MethodResult(torch.stack([pictures[index] for index in frames]))
+
+
+def _propagated(
+    clip: TaskClip,
+    settings: PropagationSettings,
+    edits: Sequence[tuple[int, torch.Tensor]],
+    carry: type[Propagation] = Propagation,
+) -> list[Result]:
+    """What was carried to all frames of a clip."""
+    originals = dict(enumerate(clip.frames))
+    with TemporaryDirectory(prefix="zero2hero_") as folder:
+        keys, spool = key_frames(originals, edits), Spool(Path(folder) / "walks")
+        return list(carry(originals, keys, settings, spool, resumable=False).results())
 
 
 def _restore(
@@ -177,6 +205,7 @@ METHODS: dict[str, Method] = {
     "cross-image": by_cross_image,
     "zero": by_zero_stage,
     "hero": by_hero_stage,
+    "mix": by_mix,
 }
 
 

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any
 
+from ...checks import InputError
+from ...hero_stage.lora.file import read_metadata
 from ...hero_stage.sampling import RestoreSettings
 from ...hero_stage.training.trainer import HeroSettings
+from ...jobs.adapter import TINY_FAMILY, bundled_adapter
+from ...jobs.hero_settings import with_adapter
+from ...jobs.state import file_digest
 from ...paper import MODES
 from ...zero_stage.settings import ZeroStageSettings
 from . import guided_settings
@@ -36,12 +42,17 @@ class Spec:
 
         if self.method in ("identity", "flow", "propagation", "ebsynth"):
             return dict(self.options)
+        if self.method == "mix":
+            made = {name: [other.method, other.settled()] for name, other in _mix_inputs(self).items()}
+            return {**{name: value for name, value in self.options.items() if name != "hero"}, "made": made}
         if self.method in ("rerender", "fresco"):
             return guided_settings.settled(self.method, self.options, self.seed)
         if self.method != "hero":
             return _without_later({**self.options, **asdict(zero_settings(self).resolve(ZERO))})
         training, restoring = hero_settings(self, HERO)
-        own = {name: value for name, value in self.options.items() if name not in ("initial", "start")}
+        own = {name: value for name, value in self.options.items() if name not in ("initial", "start", "adapter")}
+        if self.options.get("adapter"):
+            own["adapter"] = adapter_digest()
         inputs = {name: [other.method, other.settled()] for name, other in _inputs(self).items()}
         return _without_later({**own, **asdict(training), "restoring": asdict(restoring), "made": inputs})
 
@@ -66,7 +77,13 @@ def hero_settings(spec: Spec, advice: Mapping[str, Any]) -> tuple[HeroSettings, 
         names = {one.name for one in fields(kind)}
         return {name: value for name, value in spec.options.items() if name in names}
 
-    training = HeroSettings.suited(advice, **options(HeroSettings) | {"seed": spec.seed})
+    own = options(HeroSettings) | {"seed": spec.seed}
+    if spec.options.get("adapter"):
+        start = read_metadata(adapter_path())
+        assert start is not None
+        own = {"rank": start.rank, "alpha": start.alpha, "layers": start.spec.layers, **own}
+        advice = with_adapter(advice)
+    training = HeroSettings.suited(advice, **own)
     steps = max(1, round(training.total * spec.options.get("share", 1.0)))
     return replace(training, steps=steps), RestoreSettings.suited(advice, **options(RestoreSettings))
 
@@ -81,8 +98,29 @@ def _inputs(spec: Spec) -> dict[str, Spec]:
     return inputs
 
 
+def adapter_path() -> Path:
+    """The adapter that is bundled for the tiny models. Raises: InputError where there is none."""
+    path = bundled_adapter(TINY_FAMILY)
+    if path is None:
+        raise InputError("adapter: none is bundled with this copy of the package; train one with `hero pretrain`.")
+    return path
+
+
+def adapter_digest() -> str:
+    """What tells adapters apart."""
+    return str(file_digest(str(adapter_path())))[:16]
+
+
+def _mix_inputs(spec: Spec) -> dict[str, Spec]:
+    """The witness of a mix."""
+    return {"witness": Spec("hero", spec.options.get("hero", {}), spec.seed)}
+
+
 def inputs_of(clip: TaskClip, spec: Spec, frames: Sequence[int]) -> dict[str, tuple[Spec, list[int]]]:
-    """What a method takes from others: "start" and "target" of Hero-Stage -> method, and frames of the clip."""
+    """What a method takes from others: "start" and "target" of Hero-Stage, "witness" of a mix -> method, and frames of
+    the clip."""
+    if spec.method == "mix":
+        return {name: (other, list(frames)) for name, other in _mix_inputs(spec).items()}
     if spec.method != "hero":
         return {}
     start = {*frames, clip.anchor, *(clip.measured if spec.options.get("curve") else ())}

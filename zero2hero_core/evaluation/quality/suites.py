@@ -65,6 +65,7 @@ METHOD_ROWS: dict[str, Spec] = {
     "Zero-Stage": Spec("zero"),
     "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
     "Hero-Stage": Spec("hero"),
+    "Both witnesses": Spec("mix"),
 }
 
 

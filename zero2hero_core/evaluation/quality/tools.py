@@ -89,7 +89,7 @@ class Tools:
             _ = self.hero
         elif spec.method == "flow":
             self.flow(spec)
-        elif spec.method not in ("identity", "propagation", "ebsynth"):
+        elif spec.method not in ("identity", "propagation", "ebsynth", "mix"):
             _ = self.zero
 
 
