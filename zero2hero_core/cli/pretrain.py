@@ -55,6 +55,9 @@ def add_parser(commands: Any) -> None:
         help="what carried the edits: Zero-Stage, propagation, simulated wear (default: all)",
     )
     clips.add_argument("--pictures", metavar="DIR", help="where what they made is kept (default: beside --out)")
+    clips.add_argument(
+        "--adapter-rank", type=whole(1), metavar="N", help="rank of adapter.safetensors (default: as trained)"
+    )
     parser.add_argument("--out", required=True, metavar="DIR", help="folder for the results")
     model = parser.add_argument_group("models", "Either --tiny, or the others.")
     model.add_argument("--tiny", action="store_true", help="the bundled tiny models")

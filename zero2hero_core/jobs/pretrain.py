@@ -19,7 +19,9 @@ from ..backbones.flux.dit import DiTBackbone
 from ..checks import InputError, check_range, setting
 from ..files.guard import Results, content
 from ..files.json_file import write_json
+from ..hero_stage.lora.adapters import HeroLoRA
 from ..hero_stage.lora.file import HeroMetadata, save_lora
+from ..hero_stage.lora.reduction import reduce_rank
 from ..hero_stage.stage import HeroStage
 from ..hero_stage.training.clip_pairs import WORN, ClipPairs
 from ..hero_stage.training.run import RESULTS, Evaluation, RunSettings, TrainingRun
@@ -50,6 +52,7 @@ class PretrainRequest:
         wear of any tool.
     frames: of each clip, spread over it.
     pictures: folder for what the carriers made, which other runs take up; None is one beside `out`.
+    adapter_rank: of the file to be shipped, by singular values; None is the trained one's.
     tiny: the bundled models, else hero_model and, for Zero-Stage, zero_model. out, resume, overwrite: as
         `OutputRequest`.
     """
@@ -67,6 +70,7 @@ class PretrainRequest:
     carriers: tuple[str, ...] = (ZERO, CARRIED, WORN)
     frames: int = 5
     pictures: str | None = None
+    adapter_rank: int | None = None
     resume: bool = False
     overwrite: bool = False
 
@@ -77,6 +81,10 @@ class PretrainRequest:
         if self.tiny == any((self.hero_model, self.zero_model)) or (not self.tiny and not all(needed)):
             both = f"{setting('hero_model')} together with {setting('zero_model')} (for the carrier {ZERO})"
             raise InputError(f"models: expected {setting('tiny')}, or {both}.")
+        if self.adapter_rank is not None:
+            check_range(setting("adapter_rank"), self.adapter_rank, 1, self.training.rank or RANK)
+            if self.training.alpha is not None:
+                raise InputError(f"{setting('adapter_rank')}: expected no {setting('alpha')} beside it; leave it out.")
 
     @property
     def hero(self) -> DiTModel:
@@ -139,9 +147,10 @@ def _run(
         training = _training(request, out, trainer, watched or known[:1], bool(watched), listener)
         first = run_to_the_end(training, listener, resume=request.resume)
         metadata = replace(training.metadata, step=trainer.done)
-        save_lora(out / ADAPTER, trainer.lora, metadata, dtype=torch.float16)
+        state_dict = {name: tensor.clone() for name, tensor in trainer.lora.state_dict().items()}
     finally:
         trainer.close()
+    _ship(request, out, backbone, settings, state_dict, metadata)
     rows = [row for row in training.log.rows() if "psnr_truth" in row]
     report = {
         "command": "hero pretrain",
@@ -167,6 +176,27 @@ def _run(
         )
     listener.say(f"adapter: {out / ADAPTER}")
     return report
+
+
+def _ship(
+    request: PretrainRequest,
+    out: Path,
+    backbone: DiTBackbone,
+    settings: HeroSettings,
+    weights: dict[str, torch.Tensor],
+    metadata: HeroMetadata,
+) -> None:
+    """Write the adapter in half precision, at the rank that is asked for."""
+    rank = request.adapter_rank or settings.rank
+    if rank != settings.rank:
+        weights = reduce_rank(weights, rank)
+    lora = HeroLoRA(backbone, len(settings.kinds), replace(settings, rank=rank, alpha=None).spec)
+    try:
+        lora.load_state_dict(weights)
+        kept = replace(metadata, rank=rank, alpha=float(lora.spec.alpha or rank))
+        save_lora(out / ADAPTER, lora, kept, dtype=torch.float16)
+    finally:
+        lora.remove()
 
 
 def _settings(request: PretrainRequest, backbone: DiTBackbone) -> HeroSettings:

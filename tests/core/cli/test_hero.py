@@ -25,6 +25,7 @@ from zero2hero_core.hero_stage.stage import HeroStage
 from zero2hero_core.hero_stage.training.log import TrainingLog
 from zero2hero_core.hero_stage.training.run import TrainingRun
 from zero2hero_core.hero_stage.training.trainer import HeroTrainer
+from zero2hero_core.jobs import adapter
 from zero2hero_core.jobs.state import file_digest
 from zero2hero_core.tiny import dit
 from zero2hero_core.tiny.autoencoder import PatchAutoencoder, fit_patch_autoencoder
@@ -50,6 +51,7 @@ def random_model(patch: pytest.MonkeyPatch, material: Path) -> None:
     autoencoder = PatchAutoencoder()
     autoencoder.load_state_dict(load_file(material / "autoencoder.safetensors"))
     patch.setattr(dit, "load_tiny_dit", lambda folder=None, device="cpu": random_dit(autoencoder, **ADVICE))
+    patch.setattr(adapter, "bundled_adapter", lambda family: None)  # it fits the bundled models
 
 
 def store_zero(folder: Path, frames: dict[int, torch.Tensor], **state: Any) -> None:

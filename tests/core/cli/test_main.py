@@ -80,7 +80,7 @@ def test_version(capsys):
         (["zero"], "required: --video"),
         (["zero", *NEEDED[:-1], "--reference", "r.png"], "one of the arguments --tiny --model is required"),
         (["zero", *NEEDED, "--reference", "r.png", "--model", "m"], "not allowed with argument --tiny"),
-        (["zero", *NEEDED, "--reference", "r.png", "--anchor", "-1"], "--anchor: expected a whole number from 0 up"),
+        (["zero", *NEEDED, "--reference", "r.png", "--anchor", "-1"], "--anchor: expected an index like 12"),
         (["zero", *NEEDED, "--reference", "r.png", "--max-frames", "0"], "--max-frames: expected"),
         (["zero", *NEEDED, "--reference", "r.png", "--size", "12x"], "--size: expected a short side"),
         (["zero", *NEEDED, "--reference", "r.png", "--k", "many"], "adaptive"),

@@ -82,8 +82,7 @@ def by_propagation(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[in
     for name, kind in (("change", ChangeSettings), ("blending", BlendSettings)):
         options[name] = kind(**options.get(name, {}))
     settings = PropagationSettings(**options)
-    edits = [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
-    pictures = {one.index: one.carried.picture for one in _propagated(clip, settings, edits, carry)}
+    pictures = {one.index: one.carried.picture for one in _propagated(clip, settings, _edits(clip, spec), carry)}
     return MethodResult(torch.stack([pictures[index] for index in frames]))
 
 
@@ -128,7 +127,7 @@ def by_hero_stage(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int
     start = inputs.get("start", {})
     steps = settings.total if spec.options.get("share", 1.0) else 0
     target = inputs.get("target") if settings.mode == "implicit" else None
-    material = Material({clip.anchor: clip.reference}, dict(enumerate(clip.frames)), start, target)
+    material = Material(dict(_edits(clip, spec)), dict(enumerate(clip.frames)), start, target)
     start_weights = None
     if spec.options.get("adapter"):
         start_weights, _ = read_start(adapter_path(), backbone, settings.mode)
@@ -158,12 +157,17 @@ def by_mix(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> M
     other, indices = inputs_of(clip, spec, frames)["witness"]
     witnesses = dict(zip(indices, tools.pictures_of(clip, other, indices), strict=True))
     pictures = {}
-    for result in _propagated(clip, PropagationSettings(), [(clip.anchor, clip.reference)]):
+    for result in _propagated(clip, PropagationSettings(), _edits(clip, spec)):
         if result.index in witnesses:
             mixed, _ = mix_witness(result.carried, witnesses[result.index], result.frame)
             edited = edited_places(result.carried, result.frame)
             pictures[result.index] = put_within(edited, mixed.picture, result.frame)
     return MethodResult(torch.stack([pictures[index] for index in frames]))
+
+
+def _edits(clip: TaskClip, spec: Spec) -> list[tuple[int, torch.Tensor]]:
+    """The anchor's edit, and those of further frames, "keys", whose truth is given."""
+    return [(clip.anchor, clip.reference), *((index, clip.truth[index]) for index in spec.options.get("keys", ()))]
 
 
 def _propagated(

@@ -92,7 +92,8 @@ def _inputs(spec: Spec) -> dict[str, Spec]:
     """The methods whose pictures Hero-Stage takes: "start", and "target" of the implicit mode."""
     mode, inputs = spec.options.get("mode", "explicit"), {}
     if "zero" in MODES[mode]:
-        inputs["start"] = Spec(spec.options.get("initial", "zero"), spec.options.get("start", {}))
+        keys = {"keys": spec.options["keys"]} if spec.options.get("keys") else {}
+        inputs["start"] = Spec(spec.options.get("initial", "zero"), {**spec.options.get("start", {}), **keys})
     if mode == "implicit":
         inputs["target"] = Spec("zero", {"reference": "anchor"})
     return inputs
@@ -113,7 +114,8 @@ def adapter_digest() -> str:
 
 def _mix_inputs(spec: Spec) -> dict[str, Spec]:
     """The witness of a mix."""
-    return {"witness": Spec("hero", spec.options.get("hero", {}), spec.seed)}
+    keys = {"keys": spec.options["keys"]} if spec.options.get("keys") else {}
+    return {"witness": Spec("hero", {**spec.options.get("hero", {}), **keys}, spec.seed)}
 
 
 def inputs_of(clip: TaskClip, spec: Spec, frames: Sequence[int]) -> dict[str, tuple[Spec, list[int]]]:
@@ -123,6 +125,6 @@ def inputs_of(clip: TaskClip, spec: Spec, frames: Sequence[int]) -> dict[str, tu
         return {name: (other, list(frames)) for name, other in _mix_inputs(spec).items()}
     if spec.method != "hero":
         return {}
-    start = {*frames, clip.anchor, *(clip.measured if spec.options.get("curve") else ())}
+    start = {*frames, clip.anchor, *spec.options.get("keys", ()), *(clip.measured if spec.options.get("curve") else ())}
     indices = {"start": sorted(start), "target": list(range(len(clip.frames)))}
     return {name: (other, indices[name]) for name, other in _inputs(spec).items()}

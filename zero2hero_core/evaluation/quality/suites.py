@@ -65,7 +65,7 @@ METHOD_ROWS: dict[str, Spec] = {
     "Zero-Stage": Spec("zero"),
     "Direct training (tgt-ref)": Spec("hero", {"mode": "tgt-ref"}),
     "Hero-Stage": Spec("hero"),
-    "Both witnesses": Spec("mix"),
+    "Both witnesses": Spec("mix", {"hero": {"adapter": True}}),
 }
 
 
@@ -130,6 +130,15 @@ PAIRS = {
     "zero-ref": Spec("hero", {"mode": "zero-ref"}),
     "tgt-ref": Spec("hero", {"mode": "tgt-ref"}),
     "before training": Spec("hero", {"share": 0.0}),
+}
+ADAPTER: dict[str, Any] = {"adapter": True}
+BEGINNINGS = {
+    "from nothing (the paper)": Spec("hero"),
+    "from nothing, a third of the steps": Spec("hero", {"share": 1 / 3}),
+    "adapter alone": Spec("hero", ADAPTER | {"share": 0.0}),
+    "adapter, a third of the steps": Spec("hero", ADAPTER | {"steps": 100}),
+    "adapter, half the steps": Spec("hero", ADAPTER),
+    "adapter, all steps": Spec("hero", ADAPTER | {"steps": 300}),
 }
 INITIAL = {
     "Zero-Stage": Spec("hero"),
@@ -249,6 +258,28 @@ PROPAGATION = (
     ),
 )
 
+
+def _anchors(label: str, method: str, **options: Any) -> dict[str, Spec]:
+    return {
+        f"{label}, one anchor": Spec(method, options),
+        f"{label}, two anchors": Spec(method, {**options, "keys": (15,)}),
+    }
+
+
+ANCHORS = (
+    _anchors("Zero-Stage", "zero") | _anchors("Hero-Stage", "hero") | _anchors("Both witnesses", "mix", hero=ADAPTER)
+)
+SEVERAL = Table(
+    "anchors",
+    "Several anchors",
+    "What does a second edited frame, the last one, gain on the frames between?",
+    ANCHORS,
+    "Both witnesses, one anchor",
+    TEST,
+    frames=INNER,
+    measures=(*QUALITY, "psnr last"),
+)
+
 GUIDED = ("psnr", "psnr inside", "ssim", "warp error", "flicker", "drift", "colour drift")
 GUIDANCE = (
     Table(
@@ -287,6 +318,15 @@ def _trainings(rows: Mapping[str, Spec]) -> tuple[Table, ...]:
     return (
         pairs,
         retexture,
+        Table(
+            "adapter",
+            "A universal adapter",
+            "What does a LoRA that was trained over other clips save?",
+            BEGINNINGS,
+            "from nothing (the paper)",
+            TEST,
+            measures=BY_PLACE,
+        ),
         Table("initial", "Initial pictures (paper, Table 4)", start, INITIAL, "Zero-Stage", TEST, measures=BY_PLACE),
         Table("training", "Training", "Rank, lights, steps, crops, sampling.", rows, "as it is (rank 16, 300 steps)"),
     )
@@ -313,6 +353,7 @@ SUITES = {
         _methods((2, 1, 1), 1)
         + _with(PROPAGATION[:1], 2, None, 1)
         + _with(PROPAGATION[1:], 2, INNER, 1)
+        + _with((SEVERAL,), 2, INNER, 1)
         + _with(GUIDANCE, 2, STRIDE, 1)
         + _with((_TRACKING,), 2, None, 1)
         + _with(_ABLATIONS, 2, FEW, 1)
@@ -323,6 +364,7 @@ SUITES = {
         _methods((5, 5, 5), 3)
         + _with(PROPAGATION[:1], 20, None, 1)
         + _with(PROPAGATION[1:], 20, INNER, 1)
+        + _with((SEVERAL,), 5, INNER, 1)
         + _with(GUIDANCE, 10, STRIDE, 1)
         + _with((_TRACKING,), 5, None, 1)
         + _with(_ABLATIONS, 20, FEW, 1)

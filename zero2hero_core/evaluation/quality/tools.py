@@ -77,7 +77,9 @@ class Tools:
         """Zero-Stage with the settings of a spec."""
         anchor = clip.frames[clip.anchor]
         reference = anchor if spec.options.get("reference") == "anchor" else clip.reference
-        return ZeroStage(self.zero, anchor, reference, clip.anchor, zero_settings(spec), dict(enumerate(clip.frames)))
+        further = [(index, clip.frames[index], clip.truth[index]) for index in spec.options.get("keys", ())]
+        frames = dict(enumerate(clip.frames))
+        return ZeroStage(self.zero, anchor, reference, clip.anchor, zero_settings(spec), frames, further=further)
 
     def match(self, stage: ZeroStage[UNetBackbone], clip: TaskClip, frames: Sequence[int]) -> list[Correspondence]:
         """Matches of frames with the anchor."""
