@@ -41,12 +41,15 @@ class PropagateKeyFrames(io.ComfyNode):
         flow: Any = None,
         more_edits: Any = None,
         round_trip: bool = False,
+        witness: Any = None,
+        keep_unedited: bool = False,
     ) -> io.NodeOutput:
         """Carry the edits."""
         chosen = keys if anchor_index is None else str(anchor_index)
         check_choice("engine", engine, ENGINES)
         settings = PropagationSettings(engine=engine, round_trip=round_trip)  # type: ignore[arg-type]
-        result = propagate_clip(cls, Clip(frames, (edits, more_edits), chosen, mask, flow), settings)
+        clip = Clip(frames, (edits, more_edits), chosen, mask, flow, witness, keep_unedited)
+        result = propagate_clip(cls, clip, settings)
         preview = ui.PreviewImage(some_of(result.edited), cls=cls)
         return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
 
@@ -101,6 +104,18 @@ def _inputs() -> list[io.Input]:
             default=False,
             tooltip="For HeroLoRATrainer: the edited frames, too, get what was carried from them to other "
             "frames and back, worn as all others.",
+        ),
+        io.Image.Input(
+            "witness",
+            optional=True,
+            tooltip="All frames in the edit's look as another method or tool made them, HeroRestore say: their "
+            "colours are mixed in where what is carried is not to be trusted. Of any size.",
+        ),
+        io.Boolean.Input(
+            "keep_unedited",
+            optional=True,
+            default=False,
+            tooltip="Where the edit changes nothing, as far as it shows, every pixel stays the frame's own.",
         ),
     ]
 

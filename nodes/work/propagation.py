@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from ...zero2hero_core.checks import InputError
-from ...zero2hero_core.jobs.clip import same_picture
+from ...zero2hero_core.jobs.clip import is_same_aspect, same_picture
 from ...zero2hero_core.jobs.frame_numbers import read_frame_numbers
-from ...zero2hero_core.jobs.propagation import Propagation, key_frames, put_within
+from ...zero2hero_core.jobs.propagation import FAINT, Finish, Propagation, any_faint, key_frames, put_within
 from ...zero2hero_core.jobs.spool import Spool
 from ...zero2hero_core.propagation.settings import PropagationSettings
 from ...zero2hero_core.spread import spread
@@ -35,13 +35,15 @@ class Propagated:
 @dataclass(frozen=True)
 class Clip:
     """The sockets as the host gives them. edits: IMAGEs, or None in their place; keys: numbers as text; mask: MASK or
-    None; flow: `ClipFlows` or None."""
+    None; flow: `ClipFlows` or None; witness: IMAGE or None."""
 
     frames: Any
     edits: tuple[Any, ...]
     keys: str
     mask: Any = None
     flow: Any = None
+    witness: Any = None
+    keep_unedited: bool = False
 
 
 def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSettings) -> Propagated:
@@ -62,6 +64,7 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
         )
     masks = None if clip.mask is None else mask_to_core(clip.mask, len(images), size_hw_of(images))
     notes = Notes(node)
+    witness = _witness(clip.witness, images)
     bar: list[Progress] = []  # it comes when cuts are known, and with them the way
 
     def step(what: str) -> None:
@@ -74,9 +77,15 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
     try:
         with socket_words({"key": "keys"}):
             frames = dict(enumerate(images))
+            key_list = key_frames(frames, edits)
+            keep = clip.keep_unedited
+            if keep and any_faint(key_list):
+                keep = False
+                notes.warn(f"{FAINT}.")
+            finish = Finish(witness, keep_unedited=keep)
             work = Propagation(
                 frames,
-                key_frames(frames, edits),
+                key_list,
                 settings,
                 spool,
                 flows=clip.flow,
@@ -85,7 +94,7 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
             )
             bar.append(Progress(max(1, work.steps)))
             for result in work.results():
-                index, picture = result.index, result.carried.picture
+                index, (picture, _) = result.index, finish.put(result)
                 if masks is not None:
                     picture = put_within(masks[index], picture, result.frame)
                 edited[index], doubt[index] = to_host(picture)[0], result.carried.error.clamp(0, 1)
@@ -95,6 +104,20 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
     if lonely := work.uncarried:
         notes.warn(f"{len(lonely)} frames lie in shots without a key and stay as they are, the first is {lonely[0]}.")
     return Propagated(edited, doubt, notes)
+
+
+def _witness(given: Any, images: torch.Tensor) -> dict[int, torch.Tensor] | None:
+    """Pictures by index. Raises: InputError unless there are as many as frames, of their shape."""
+    if given is None:
+        return None
+    pictures = to_core(given, "witness")
+    (h, w), (height, width) = size_hw_of(pictures), size_hw_of(images)
+    if len(pictures) != len(images) or not is_same_aspect((h, w), (height, width)):
+        raise InputError(
+            f"witness: expected {len(images)} pictures of the shape of frames, {width} x {height}, got {len(pictures)} "
+            f"of {w} x {h}; connect what was made of these frames."
+        )
+    return dict(enumerate(pictures))
 
 
 def some_of(images: torch.Tensor) -> torch.Tensor:

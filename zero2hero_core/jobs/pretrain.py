@@ -222,7 +222,7 @@ def _state(
         "carriers": list(request.carriers),
         "frames of a clip": request.frames,
         "clips": {clip.name: clip.digest for clip in clips},
-        **{name: value for name, value in asdict(settings).items() if name != "layers"},
+        **{name: value for name, value in asdict(settings).items() if name not in ("layers", "steps")},
         "layers": list(settings.layers),
     }
 

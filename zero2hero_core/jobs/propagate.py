@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from ..checks import Zero2HeroError, check_range, setting
 from ..files.guard import Results
 from ..propagation.engine import KeyFrame
 from ..propagation.settings import PropagationSettings
-from ..propagation.witness import WitnessSettings, edited_places, is_faint, mix_witness
+from ..propagation.witness import WitnessSettings
 from ..version import __version__
 from ..video.image_reader import image_notes
 from ..video.resize import resize_frames
@@ -22,7 +22,7 @@ from .clip import Clip, ClipRequest, Masks, Pictures, check_paths, open_clip, or
 from .folder import job_folder
 from .frames import FRAMES, FrameJob, OutputRequest, check_video, frame_results
 from .listener import Counter, Listener, Notes
-from .propagation import Propagation, Result, check_keys, fits_within, put_within
+from .propagation import FAINT, Finish, Propagation, Result, any_faint, check_keys, fits_within, put_within
 from .request import flat_values
 from .spool import Spool
 from .state import file_digest
@@ -83,9 +83,9 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
         witness.bind(clip.indices)
         witness.need(clip.indices)
     keep_unedited = request.keep_unedited
-    if keep_unedited and any(is_faint(_at_frame(key), key.frame) for key in keys):
+    if keep_unedited and any_faint(keys):
         keep_unedited = False
-        notes.add("the edit changes much of its frame by little, so no place is held to be unedited")
+        notes.add(FAINT)
     spool = Spool(out / WALKS)
     if not request.output.resume:
         spool.close()
@@ -99,15 +99,12 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
             raise Zero2HeroError("cancelled")
 
     work = Propagation(frames, keys, request.settings, spool, on_step=step)
-    finish = Finish(masks, witness, WitnessSettings(strength=request.witness_strength), keep_unedited)
-    job = PropagateJob(request.output, out, request.clip.video, clip, notes, work, finish)
+    settings = WitnessSettings(strength=request.witness_strength)
+    finish = Finish(witness.pictures(clip.size_hw, clip.indices) if witness else None, settings, keep_unedited)
+    job = PropagateJob(request.output, out, request.clip.video, clip, notes, work, masks, finish)
     report = job.run(_state(request, clip), listener)
     spool.close()
     return report
-
-
-def _at_frame(key: KeyFrame) -> torch.Tensor:
-    return resize_frames(key.edit[None], (int(key.frame.shape[-2]), int(key.frame.shape[-1])))[0]
 
 
 def _with_keys(request: PropagateRequest, clip: Clip) -> Mapping[int, torch.Tensor]:
@@ -170,17 +167,6 @@ def _finish_state(request: PropagateRequest) -> dict[str, Any]:
     return state
 
 
-@dataclass(frozen=True)
-class Finish:
-    """What is done to carried frames, in this order: a witness is mixed in, what nobody edited and what lies outside
-    the mask is made the source's."""
-
-    masks: Masks | None = None
-    witness: ZeroFrames | None = None
-    settings: WitnessSettings = field(default_factory=WitnessSettings)
-    keep_unedited: bool = False
-
-
 class PropagateJob(FrameJob):
     """The frames of one propagation."""
 
@@ -194,10 +180,11 @@ class PropagateJob(FrameJob):
         clip: Clip,
         notes: Notes,
         work: Propagation,
+        masks: Masks | None,
         finish: Finish,
     ):
         super().__init__(output, out, video, clip, notes)
-        self.work, self.finish = work, finish
+        self.work, self.masks, self.finish = work, masks, finish
         self._numbers = {index: number for number, index in enumerate(clip.indices)}
 
     def pictures(self) -> Iterator[tuple[int, torch.Tensor]]:
@@ -208,19 +195,9 @@ class PropagateJob(FrameJob):
                 yield number, self._put(number, result)
 
     def _put(self, number: int, result: Result) -> torch.Tensor:
-        carried, finish, row = result.carried, self.finish, {}
-        if finish.witness is not None:
-            hw = (int(carried.picture.shape[-2]), int(carried.picture.shape[-1]))
-            drawn = finish.witness.read(result.index, hw)
-            carried, share = mix_witness(carried, drawn, result.frame, finish.settings)
-            row["witness"] = round(float(share.mean()), 4)
-        picture = carried.picture
-        if finish.keep_unedited:
-            edited = edited_places(result.carried, result.frame)
-            picture = put_within(edited, picture, result.frame)
-            row["edited"] = round(float(edited.mean()), 4)
-        if finish.masks is not None:
-            picture = put_within(finish.masks.batch([number])[0], picture, result.frame)
+        picture, row = self.finish.put(result)
+        if self.masks is not None:
+            picture = put_within(self.masks.batch([number])[0], picture, result.frame)
         error = round(float(result.carried.error.mean()), 4)
         self.report_row(result.index, picture, result.frame, {"error": error, **row})
         return picture

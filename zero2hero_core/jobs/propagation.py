@@ -9,7 +9,7 @@ clip.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 
@@ -23,6 +23,7 @@ from ..propagation.chain import FlowPair
 from ..propagation.engine import Carried, KeyFrame, Walk, begin_walk
 from ..propagation.settings import PropagationSettings
 from ..propagation.survey import find_cuts
+from ..propagation.witness import WitnessSettings, edited_places, is_faint, mix_witness
 from ..video.resize import resize_frames
 from .clip import is_same_aspect
 from .spool import Spool
@@ -70,6 +71,41 @@ class Result:
     index: int
     frame: torch.Tensor
     carried: Carried
+
+
+@dataclass(frozen=True)
+class Finish:
+    """What is done to carried frames.
+
+    witness: what another method or tool made of the frames, (3, H, W) by index; a witness of another size is brought to
+    the frame's. keep_unedited: what nobody edited is made the source's.
+    """
+
+    witness: Mapping[int, torch.Tensor] | None = None
+    settings: WitnessSettings = field(default_factory=WitnessSettings)
+    keep_unedited: bool = False
+
+    def put(self, result: Result) -> tuple[torch.Tensor, dict[str, float]]:
+        """The picture (3, H, W) of a frame, and what is reported of it: shares of the witness, and of edited places."""
+        carried, row = result.carried, dict[str, float]()
+        if self.witness is not None and result.index in self.witness:
+            drawn = _at_size(self.witness[result.index], (int(result.frame.shape[-2]), int(result.frame.shape[-1])))
+            carried, share = mix_witness(carried, drawn, result.frame, self.settings)
+            row["witness"] = round(float(share.mean()), 4)
+        picture = carried.picture
+        if self.keep_unedited:
+            edited = edited_places(result.carried, result.frame)
+            picture = put_within(edited, picture, result.frame)
+            row["edited"] = round(float(edited.mean()), 4)
+        return picture, row
+
+
+FAINT = "the edit changes much of its frame by little, so no place is held to be unedited"
+
+
+def any_faint(keys: Sequence[KeyFrame]) -> bool:
+    """Whether one of the edits changes much of its frame by little; then nothing tells what it left alone."""
+    return any(is_faint(_at_size(key.edit, (key.frame.shape[-2], key.frame.shape[-1])), key.frame) for key in keys)
 
 
 class Propagation:

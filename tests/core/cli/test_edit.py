@@ -301,6 +301,39 @@ def test_an_anchor_outside_the_chosen_frames(edit, tmp_path):
     assert read_image(out / "training" / "samples" / "step_000000.png").shape == (3, SIDE, 3 * SIDE)  # 0, 1 and 2
 
 
+def test_several_anchors(edit, material, unbroken, tmp_path, capsys):
+    clip = open_frames(material / "clip.mkv")
+    for index in (1, 3):
+        write_image(tmp_path / f"{index}.png", 1 - clip[index].flip(0))
+    first, more = f"0={material / 'clip.png'}", [f"{index}={tmp_path / f'{index}.png'}" for index in (1, 3)]
+    anchors = [text for value in (first, *more) for text in ("--anchor", value)]
+    base = [*arguments(material, tmp_path / "out", ("--anchor", "--reference"))]
+    base = base[: base.index("--anchor")] + base[base.index("--reference") + 2 :]
+    assert main([*base, *anchors]) == 0
+    out = tmp_path / "out"
+    for index in (1, 3):  # an edited frame is its edit
+        edited = read_image(out / "frames" / f"frame_{index:06d}.png")
+        assert float((edited - read_image(tmp_path / f"{index}.png")).abs().max()) < 0.01
+    assert sorted(report(out)["keys"]) == [0, 1, 3]
+    assert frames_in(out / "zero")["frame_000002.png"] != frames_in(unbroken / "zero")["frame_000002.png"]
+    state = json.loads((out / "training" / "train.json").read_text())
+    assert {"reference 1 sha256", "reference 3 sha256"} <= state.keys()
+    one = [*base[: base.index("--out") + 1], str(tmp_path / "one"), *base[base.index("--out") + 2 :]]
+    assert main([*one, "--anchor", first]) == 0  # one anchor in the new form is what it was in the old one
+    assert result(tmp_path / "one") == result(unbroken)
+    capsys.readouterr()
+    for options, message in (
+        ((*anchors, "--anchor", first), "got frame 0 twice"),
+        (("--anchor", "0"), "--reference: is needed, or the picture with its index: --anchor 0=IMG"),
+        (("--anchor", "0", "--anchor", more[0]), "each needs its picture"),
+        (("--anchor", first, "--reference", "x.png"), "stand in --anchor already"),
+        (("--anchor", "x=y.png"), "expected an index like 12"),
+        ((*anchors[:2], "--anchor", f"9={tmp_path / '1.png'}"), "--also"),
+    ):
+        assert main([*one, *options, "--overwrite"]) == 2
+        assert message in error_line(capsys)
+
+
 def test_hero_stage_may_start_from_the_carried_change(edit, material, unbroken, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(ZeroStage, "edit", lambda *_: pytest.fail("no model is needed for this"))
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from ...checks import InputError
 from ...hero_stage.lora.file import read_start
 from ...hero_stage.stage import HeroStage
 from ...jobs.material import Material
-from ...jobs.propagation import Propagation, Result, key_frames, put_within
+from ...jobs.propagation import Finish, Propagation, Result, key_frames
 from ...jobs.spool import Spool
 from ...jobs.training import Training
 from ...metrics.psnr import psnr
@@ -28,7 +28,6 @@ from ...propagation.engine import Carried
 from ...propagation.optical_flow import propagate_reference
 from ...propagation.pixel_swap import pixel_swap
 from ...propagation.settings import PropagationSettings
-from ...propagation.witness import edited_places, mix_witness
 from ..speed.clocks import Clock, PartTimer
 from .clips import TaskClip
 from .ebsynth import run_ebsynth
@@ -156,12 +155,10 @@ def by_mix(tools: Tools, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> M
     """The carried change with Hero-Stage as its witness, as `edit` ends. Options: hero: those of Hero-Stage."""
     other, indices = inputs_of(clip, spec, frames)["witness"]
     witnesses = dict(zip(indices, tools.pictures_of(clip, other, indices), strict=True))
-    pictures = {}
+    finish, pictures = Finish(witnesses, keep_unedited=True), {}
     for result in _propagated(clip, PropagationSettings(), _edits(clip, spec)):
         if result.index in witnesses:
-            mixed, _ = mix_witness(result.carried, witnesses[result.index], result.frame)
-            edited = edited_places(result.carried, result.frame)
-            pictures[result.index] = put_within(edited, mixed.picture, result.frame)
+            pictures[result.index], _ = finish.put(result)
     return MethodResult(torch.stack([pictures[index] for index in frames]))
 
 

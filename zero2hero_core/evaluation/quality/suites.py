@@ -266,6 +266,11 @@ def _anchors(label: str, method: str, **options: Any) -> dict[str, Spec]:
     }
 
 
+ANCHORS = {
+    **_anchors("Zero-Stage", "zero"),
+    **_anchors("Hero-Stage", "hero"),
+    **_anchors("Both witnesses", "mix", hero=ADAPTER),
+}
 ANCHORS = (
     _anchors("Zero-Stage", "zero") | _anchors("Hero-Stage", "hero") | _anchors("Both witnesses", "mix", hero=ADAPTER)
 )
