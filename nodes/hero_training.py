@@ -9,7 +9,7 @@ from .convert.pictures import to_host
 from .host.services import io
 from .host.sockets import CATEGORY, HeroLora
 from .host.train import AS_LOADED, WEIGHTS
-from .work.hero_sockets import clip_inputs, sockets
+from .work.hero_sockets import ADAPTERS, clip_inputs, sockets
 
 
 def _pair_inputs() -> list[io.Input]:
@@ -124,6 +124,14 @@ def _run_widgets() -> list[io.Input]:
             optional=True,
             tooltip="For the mode implicit: the Zero-Stage result of all frames with the anchor itself as the "
             "reference.",
+        ),
+        io.Combo.Input(
+            "adapter",
+            options=ADAPTERS,
+            default="auto",
+            optional=True,
+            tooltip="What the LoRA begins with. auto: an adapter that was trained over many clips, where one is "
+            "bundled (the tiny models have one): half the steps. none: from nothing, as in the paper.",
         ),
     ]
 

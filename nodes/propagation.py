@@ -11,6 +11,8 @@ from .host.services import io, ui
 from .host.sockets import CATEGORY, Flow
 from .work.propagation import Clip, propagate_clip, some_of
 
+WITNESSES = ["a second opinion", "another tool's result"]
+
 
 class PropagateKeyFrames(io.ComfyNode):
     """The edits of one or several frames, carried to all frames."""
@@ -43,12 +45,14 @@ class PropagateKeyFrames(io.ComfyNode):
         round_trip: bool = False,
         witness: Any = None,
         keep_unedited: bool = False,
+        witness_is: str = WITNESSES[0],
     ) -> io.NodeOutput:
         """Carry the edits."""
         chosen = keys if anchor_index is None else str(anchor_index)
         check_choice("engine", engine, ENGINES)
+        check_choice("witness_is", witness_is, WITNESSES)
         settings = PropagationSettings(engine=engine, round_trip=round_trip)  # type: ignore[arg-type]
-        clip = Clip(frames, (edits, more_edits), chosen, mask, flow, witness, keep_unedited)
+        clip = Clip(frames, (edits, more_edits), chosen, mask, flow, witness, keep_unedited, witness_is == WITNESSES[1])
         result = propagate_clip(cls, clip, settings)
         preview = ui.PreviewImage(some_of(result.edited), cls=cls)
         return io.NodeOutput(result.edited, result.doubt, ui=result.notes.ui(preview))
@@ -116,6 +120,14 @@ def _inputs() -> list[io.Input]:
             optional=True,
             default=False,
             tooltip="Where the edit changes nothing, as far as it shows, every pixel stays the frame's own.",
+        ),
+        io.Combo.Input(
+            "witness_is",
+            options=WITNESSES,
+            default=WITNESSES[0],
+            optional=True,
+            tooltip="a second opinion: mixed in where what is carried is not to be trusted (HeroRestore). another "
+            "tool's result: kept, and freed of its drift in colour, sharpness and place.",
         ),
     ]
 

@@ -8,6 +8,7 @@ from ...zero2hero_core.checks import ShapeError
 from ..convert.pictures import to_core
 from ..host.services import io
 
+ADAPTERS = ["auto", "none"]  # what a training begins with: the bundled adapter, or nothing
 MULTIPLE = 16  # sides of pictures: the autoencoder's cell of 8 pixels, packed 2 x 2
 
 

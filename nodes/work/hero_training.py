@@ -18,6 +18,9 @@ from ...zero2hero_core.files.lock import locked_folder
 from ...zero2hero_core.files.whole import whole_file
 from ...zero2hero_core.hero_stage.sampling import RestoreSettings
 from ...zero2hero_core.hero_stage.training.trainer import HeroSettings
+from ...zero2hero_core.jobs.adapter import Start, find_start
+from ...zero2hero_core.jobs.hero_settings import TrainingChoice, with_adapter
+from ...zero2hero_core.jobs.listener import Notes as JobNotes
 from ...zero2hero_core.jobs.material import Material
 from ...zero2hero_core.jobs.state import short_digest, thinned
 from ...zero2hero_core.jobs.training import (
@@ -49,7 +52,7 @@ from ..host.train import (
     training_folder,
     training_mode,
 )
-from .hero_sockets import check_like, read_clip
+from .hero_sockets import ADAPTERS, check_like, read_clip
 
 Result = tuple[HeroLora, torch.Tensor, torch.Tensor, Notes]
 
@@ -94,14 +97,17 @@ def train(node: type[io.ComfyNode], native: tuple[Any, Any, Any], widgets: Mappi
         sockets = read_sockets(widgets)
         _say(notes, sockets)
         backbone = prepare_training(*native)
-        settings, storage = training_settings(backbone, widgets), held_as(native[0], widgets["weights"])
+        start = training_start(backbone, widgets, notes)
+        settings, storage = training_settings(backbone, widgets, start), held_as(native[0], widgets["weights"])
         check_memory(backbone, settings, sockets, storage)
         try:
             load_weights(backbone, native[0], widgets["weights"])
             restoring = RestoreSettings.suited(backbone.recommended, guidance_scale=backbone.guidance)
-            training = Training(backbone, sockets.material(), settings, restoring)
+            begun = None if start is None else start.state
+            training = Training(backbone, sockets.material(), settings, restoring, start=begun)
+            deciding = [*backbone.deciding(), *(begun or {}).values()]
             try:
-                return Job(training, sockets, backbone.deciding(), widgets, notes).run()
+                return Job(training, sockets, deciding, widgets, notes).run()
             finally:
                 training.close()
         except (RuntimeError, MemoryError) as error:
@@ -137,13 +143,30 @@ def _say(notes: Notes, sockets: Sockets) -> None:
         notes.warn("the Zero-Stage anchor equals the reference: there is nothing to learn from it.")
 
 
-def training_settings(backbone: TrainingBackbone, widgets: Mapping[str, Any]) -> HeroSettings:
-    """The widgets as the core's settings; 0 (light: -1) stands for what suits the model."""
+def training_start(backbone: TrainingBackbone, widgets: Mapping[str, Any], notes: Notes) -> Start | None:
+    """The adapter that the training begins with."""
+    adapter = widgets.get("adapter", "auto")
+    check_choice("adapter", adapter, ADAPTERS)
+    choice = TrainingChoice(
+        mode=widgets["mode"], rank=widgets["rank"] or None, adapter=None if adapter == "auto" else adapter
+    )
+    return find_start(choice, backbone, JobNotes(NodeListener(notes)))
+
+
+def training_settings(
+    backbone: TrainingBackbone, widgets: Mapping[str, Any], start: Start | None = None
+) -> HeroSettings:
+    """The widgets as the core's settings; 0 (light: -1) stands for what suits the model, and for the adapter that the
+    training begins with."""
+    advice, own = backbone.recommended, dict[str, Any]()
+    if start is not None:
+        advice = with_adapter(advice)
+        own = {"rank": start.metadata.rank, "alpha": start.metadata.alpha, "layers": start.metadata.spec.layers}
     values = {name: widgets[name] for name in ("rank", "steps", "learning_rate", "crop") if widgets[name]}
     if widgets["light"] >= 0:
         values["light"] = widgets["light"]
     choices = {"mode": widgets["mode"], "checkpointing": widgets["checkpointing"], "seed": widgets["seed"]}
-    return HeroSettings.suited(backbone.recommended, **values, **choices)
+    return HeroSettings.suited(advice, **(values | own), **choices)
 
 
 def check_memory(backbone: TrainingBackbone, settings: HeroSettings, sockets: Sockets, storage: str) -> None:

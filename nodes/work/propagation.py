@@ -44,6 +44,7 @@ class Clip:
     flow: Any = None
     witness: Any = None
     keep_unedited: bool = False
+    repair: bool = False
 
 
 def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSettings) -> Propagated:
@@ -82,7 +83,7 @@ def propagate_clip(node: type[io.ComfyNode], clip: Clip, settings: PropagationSe
             if keep and any_faint(key_list):
                 keep = False
                 notes.warn(f"{FAINT}.")
-            finish = Finish(witness, keep_unedited=keep)
+            finish = Finish(witness, clip.repair, keep_unedited=keep)
             work = Propagation(
                 frames,
                 key_list,

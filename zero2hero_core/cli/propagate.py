@@ -23,6 +23,7 @@ full-size frames. `zero2hero keyframes` tells which frames to edit.
 examples:
   zero2hero propagate --video clip.mp4 --key 0=edited.png --out result
   zero2hero propagate --video clip.mp4 --key 12=edited12.png --key 60=edited60.png --mask masks/ --out result
+  zero2hero propagate --video clip.mp4 --key 0=edited.png --repair made_by_another_tool.mp4 --out result
   zero2hero propagate ... --out result --resume      (after an interruption: the same command with --resume)
 """
 
@@ -92,6 +93,12 @@ def add_parser(subparsers: Any) -> None:
         metavar="PATH",
         help="the clip in the edit's look, as another method or tool made it: a folder of `hero restore` or `zero`, or "
         "any video; mixed in where what is carried is not to be trusted",
+    )
+    edit.add_argument(
+        "--repair",
+        metavar="PATH",
+        help="the clip in the edit's look, as another tool made it: kept, but for its drift; colours, sharpness and "
+        "places that went off with the distance from the edited frame are mended",
     )
     edit.add_argument("--witness-strength", type=float, default=1.0, metavar="X", help="0 leaves it out, 1 is usual")
     edit.add_argument(

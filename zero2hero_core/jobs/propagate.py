@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from ..checks import Zero2HeroError, check_range, setting
+from ..checks import InputError, Zero2HeroError, check_range, setting
 from ..files.guard import Results
 from ..propagation.engine import KeyFrame
 from ..propagation.settings import PropagationSettings
@@ -35,10 +35,12 @@ STATE, WALKS = "propagate.json", "walks"
 class PropagateRequest:
     """Edited frames, and the clip that they are carried through.
 
-    key: index of an edited frame -> its picture file. mask: where to edit: a picture for all frames, or a folder, glob
-    or video with one per frame. witness: what another method or tool made of the clip in the edit's look, a folder of
-    `zero`, `hero restore`, `propagate`, or any video: mixed in where what is carried is not trusted. witness_strength:
-    0 to 1, how much at most. keep_unedited: places that the edit leaves alone, as far as it shows, stay the source's.
+    key: index of an edited frame -> its picture file.
+    mask: where to edit: a picture for all frames, or a folder, glob or video with one per frame.
+    witness: what another method made of the clip in the edit's look, a folder of `zero`, `hero restore`, `propagate`,
+        or any video: mixed in where what is carried is not trusted. witness_strength: 0 to 1, how much at most.
+    repair: the same of a tool whose result is to be kept, and freed of its drift.
+    keep_unedited: places that the edit leaves alone, as far as it shows, stay the source's.
     """
 
     clip: ClipRequest
@@ -47,11 +49,16 @@ class PropagateRequest:
     key: Mapping[int, str]
     mask: str | None = None
     witness: str | None = None
+    repair: str | None = None
     witness_strength: float = 1.0
     keep_unedited: bool = False
 
     def __post_init__(self) -> None:
         check_range(setting("witness_strength"), self.witness_strength, 0, 1)
+        if self.repair and self.witness:
+            raise InputError(
+                f"{setting('repair')}, {setting('witness')}: expected one of them, got both; leave one out."
+            )
 
 
 def results(output: OutputRequest) -> Results:
@@ -61,7 +68,7 @@ def results(output: OutputRequest) -> Results:
 
 def run(request: PropagateRequest, listener: Listener) -> dict[str, Any]:
     """Do the job; nothing is written before every input has been checked. Returns the report."""
-    check_paths(request.clip.video, request.mask, request.witness, *request.key.values())
+    check_paths(request.clip.video, request.mask, request.witness, request.repair, *request.key.values())
     remedies = ("resume", "overwrite")
     with job_folder(flat_values(request), "propagate", results(request.output), remedies=remedies) as out:
         return _run(request, out, listener)
@@ -77,9 +84,9 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
     frames = _with_keys(request, clip)
     check_keys(list(request.key), frames)
     keys = [read_key(index, path, clip, frames[index], notes) for index, path in sorted(request.key.items())]
-    witness = None
-    if request.witness:
-        witness = ZeroFrames((request.witness,), "witness")
+    witness, given = None, request.repair or request.witness
+    if given:
+        witness = ZeroFrames((given,), "repair" if request.repair else "witness")
         witness.bind(clip.indices)
         witness.need(clip.indices)
     keep_unedited = request.keep_unedited
@@ -100,7 +107,8 @@ def _run(request: PropagateRequest, out: Path, listener: Listener) -> dict[str, 
 
     work = Propagation(frames, keys, request.settings, spool, on_step=step)
     settings = WitnessSettings(strength=request.witness_strength)
-    finish = Finish(witness.pictures(clip.size_hw, clip.indices) if witness else None, settings, keep_unedited)
+    pictures = witness.pictures(clip.size_hw, clip.indices) if witness else None
+    finish = Finish(pictures, bool(request.repair), settings, keep_unedited)
     job = PropagateJob(request.output, out, request.clip.video, clip, notes, work, masks, finish)
     report = job.run(_state(request, clip), listener)
     spool.close()
@@ -158,9 +166,11 @@ def _state(request: PropagateRequest, clip: Clip) -> dict[str, Any]:
 def _finish_state(request: PropagateRequest) -> dict[str, Any]:
     """What is done beyond carrying; nothing where nothing is, as in earlier versions."""
     state: dict[str, Any] = {}
+    for name in ("witness", "repair"):
+        if given := getattr(request, name):
+            frames = Path(given) / FRAMES
+            state[f"{name} sha256"] = file_digest(str(frames if frames.is_dir() else given))
     if request.witness:
-        frames = Path(request.witness) / FRAMES
-        state["witness sha256"] = file_digest(str(frames if frames.is_dir() else request.witness))
         state["witness_strength"] = request.witness_strength
     if request.keep_unedited:
         state["keep_unedited"] = True

@@ -20,6 +20,7 @@ from ..flow.clip import ClipFlows
 from ..flow.warp import FlowFunction
 from ..propagation.blending import blend
 from ..propagation.chain import FlowPair
+from ..propagation.drift import mend_drift
 from ..propagation.engine import Carried, KeyFrame, Walk, begin_walk
 from ..propagation.settings import PropagationSettings
 from ..propagation.survey import find_cuts
@@ -78,10 +79,12 @@ class Finish:
     """What is done to carried frames.
 
     witness: what another method or tool made of the frames, (3, H, W) by index; a witness of another size is brought to
-    the frame's. keep_unedited: what nobody edited is made the source's.
+    the frame's. repair: the witness is a tool's result, which is to be kept and freed of its drift; else it is mixed in
+    where what was carried is not trusted. keep_unedited: what nobody edited is made the source's.
     """
 
     witness: Mapping[int, torch.Tensor] | None = None
+    repair: bool = False
     settings: WitnessSettings = field(default_factory=WitnessSettings)
     keep_unedited: bool = False
 
@@ -90,7 +93,10 @@ class Finish:
         carried, row = result.carried, dict[str, float]()
         if self.witness is not None and result.index in self.witness:
             drawn = _at_size(self.witness[result.index], (int(result.frame.shape[-2]), int(result.frame.shape[-1])))
-            carried, share = mix_witness(carried, drawn, result.frame, self.settings)
+            if self.repair:
+                carried, share = mend_drift(carried, drawn, result.frame)
+            else:
+                carried, share = mix_witness(carried, drawn, result.frame, self.settings)
             row["witness"] = round(float(share.mean()), 4)
         picture = carried.picture
         if self.keep_unedited:

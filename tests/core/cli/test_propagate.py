@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,36 @@ def test_an_edit_that_changes_nothing_keeps_every_pixel(material, tmp_path, caps
         open_frames(material / "clip.mkv", multiple=1),
     )
     assert all(torch.equal(a, b) for a, b in zip(pictures, clip, strict=True))
+
+
+def test_another_tools_result_is_mended(material_for_repair, tmp_path, capsys) -> None:
+    video, edit, tool = material_for_repair
+    base = ["propagate", "--video", str(video), "--key", f"0={edit}"]
+    assert main([*base, "--repair", str(tool), "--keep-unedited", "--out", str(tmp_path / "repaired")]) == 0
+    rows = json.loads((tmp_path / "repaired" / "report.json").read_text())["frames"]
+    assert rows[0]["witness"] == 0 and all(0 < row["witness"] <= 0.9 for row in rows[1:])
+    first = read_image(tmp_path / "repaired" / "frames" / "frame_000000.png")
+    assert float((first - read_image(edit)).abs().max()) < 0.01
+    capsys.readouterr()
+    for options, message in (
+        (("--repair", str(tool), "--witness", str(tool)), "--repair, --witness: expected one of them, got both"),
+        (("--repair", str(tmp_path / "gone.mp4")), "no such file"),
+        (("--witness", str(tool), "--witness-strength", "2"), "--witness-strength: expected"),
+        (("--witness", str(tool), "--stop", "2", "--start", "1", "--max-frames", "1"), "--key"),
+    ):
+        assert main([*base, *options, "--out", str(tmp_path / "bad")]) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def material_for_repair(tmp_path):
+    """A clip of 4 frames, the edit of its first, and a tool's video in that look that darkens."""
+    y, x = torch.meshgrid(torch.arange(48) / 48, torch.arange(64) / 64, indexing="ij")
+    frames = torch.stack([torch.stack([(x * 0.5 + n / 50), y * 0.6, (x * 9).sin() * 0.2 + 0.4]) for n in range(4)])
+    edited = frames.clone()
+    edited[:, 0, 10:38, 10:50] += 0.3
+    for name, pictures in {"clip": frames, "tool": edited * (1 - torch.arange(4) / 20).view(-1, 1, 1, 1)}.items():
+        with VideoWriter(tmp_path / f"{name}.mkv", Fraction(8), codec="ffv1") as writer:
+            writer.write(pictures.clamp(0, 1))
+    write_image(tmp_path / "edit.png", edited[0].clamp(0, 1))
+    return tmp_path / "clip.mkv", tmp_path / "edit.png", tmp_path / "tool.mkv"
