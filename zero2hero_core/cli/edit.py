@@ -65,6 +65,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_output_options(parser)
     add_common(parser)
+    parser.set_defaults(num_inference_steps=None)  # of Zero-Stage; a preset may say it
     parser.set_defaults(func=run, results=results, again="repeat the `zero2hero edit` command")
 
 

@@ -47,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
     add_match_options(parser)
     stage = parser.add_argument_group("Zero-Stage")
     stage.add_argument(
-        "--steps", dest="num_inference_steps", type=whole(1, 999), default=20, metavar="N", help="DDIM steps"
+        "--steps", dest="num_inference_steps", type=whole(1, 999), metavar="N", help="DDIM steps (default: 20)"
     )
     stage.add_argument("--gamma", type=float, default=1.0, metavar="G", help="share of the inversion's query, 0 to 1")
     stage.add_argument("--tau", type=float, default=1.0, metavar="X", help="factor on the attention scores")

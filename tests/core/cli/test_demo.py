@@ -24,7 +24,7 @@ def test_demo_writes_everything_it_promises(tmp_path: Path, capsys: pytest.Captu
     }  # fmt: skip
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert report == json.loads((tmp_path / "report.json").read_text())
-    assert set(report["psnr"]) >= {"hero", "zero", "cia", "pixel_swap", "identity"}
+    assert set(report["psnr"]) >= {"mix", "hero", "zero", "cia", "pixel_swap", "identity"}
     assert set(report["psnr_frame"]) >= {"hero", "zero"}
     assert 0 < report["pck"] <= 1
     assert {"features", "matching", "reference", "inversion", "sampling", "decode", "total", "hero training"} <= set(

@@ -209,6 +209,25 @@ def test_a_preset_stands_for_what_is_not_given(words, expected):
     assert {name: vars(args)[name] for name in expected} == expected
 
 
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["zero", "--preset", "fast"], {"num_inference_steps": 10, "ensemble": 1, "timestep": 0}),
+        (["zero", "--preset", "fast", "--steps", "7", "--ensemble", "3"], {"num_inference_steps": 7, "ensemble": 3}),
+        (["zero", "--preset", "paper"], {"num_inference_steps": 20, "ensemble": 8, "timestep": 261}),
+        (["zero"], {"num_inference_steps": 20, "ensemble": None}),
+        (["edit"], {"num_inference_steps": 20, "finish": None, "adapter": None, "train_steps": None}),
+        (["edit", "--preset", "fast"], {"num_inference_steps": 10, "ensemble": 1, "finish": None, "train_steps": None}),
+        (["edit", "--preset", "best"], {"num_inference_steps": 20, "adapter": "none", "train_steps": None}),
+        (["edit", "--preset", "paper"], {"adapter": "none", "finish": "hero", "train_steps": 400}),
+    ],
+)
+def test_presets_of_zero_stage_and_edit(words, expected):
+    args = build_parser().parse_args([*words, *NEEDED, "--reference", "r.png"])
+    fill_preset(args)
+    assert {name: vars(args)[name] for name in expected} == expected
+
+
 def test_the_papers_preset_overrules_what_suits_the_model():
     args = build_parser().parse_args([*TRAIN, "--preset", "paper"])
     fill_preset(args)

@@ -227,7 +227,6 @@ def test_another_tools_result_is_mended(material_for_repair, tmp_path, capsys) -
         (("--repair", str(tool), "--witness", str(tool)), "--repair, --witness: expected one of them, got both"),
         (("--repair", str(tmp_path / "gone.mp4")), "no such file"),
         (("--witness", str(tool), "--witness-strength", "2"), "--witness-strength: expected"),
-        (("--witness", str(tool), "--stop", "2", "--start", "1", "--max-frames", "1"), "--key"),
     ):
         assert main([*base, *options, "--out", str(tmp_path / "bad")]) == 2
         assert message in capsys.readouterr().err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -155,6 +156,7 @@ def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path
     clip = clip_at(sorted(tasks.glob("*-test-*"))[0])
     options = {"zero": SMALL, "cross-image": SMALL | {"contrast": 1.33}, "pixel swap": {"ensemble": 1}}
     hero = {"steps": 2, "num_inference_steps": 1, "samples": 1, "rank": 2, "curve": [0, 2]}
+    options["mix"] = {"hero": hero | {"start": SMALL}}
     if name == "ebsynth":
         pytest.skip("a program that its owner builds; see test_ebsynth.py")
     bench = Bench(tmp_path)
@@ -170,8 +172,26 @@ def test_every_method_gives_the_frames_that_were_asked_for(tasks: Path, tmp_path
         assert made.measuring > 0 and set(made.seconds) == {"training", "restoring"}
 
 
+def test_a_mix_has_the_edit_at_its_anchors_and_its_witness_elsewhere(blurred: TaskClip) -> None:
+    asked: list[Spec] = []
+
+    def pictures_of(_clip: TaskClip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
+        asked.append(spec)
+        return blurred.truths(frames)
+
+    tools = Tools(pictures_of)
+    alone = run_method(tools, blurred, Spec("propagation"), range(3)).pictures
+    made = run_method(tools, blurred, Spec("mix", {"hero": {"adapter": True}}, 3), range(3)).pictures
+    assert asked == [Spec("hero", {"adapter": True}, 3)]
+    assert torch.allclose(made[0], blurred.reference, atol=1 / 255)
+    truth = blurred.truths(range(3))
+    assert bool((psnr(made[1:], truth[1:]) > psnr(alone[1:], truth[1:])).all())
+    two = run_method(tools, blurred, Spec("mix", {"keys": (2,)}), range(3)).pictures
+    assert asked[-1] == Spec("hero", {"keys": (2,)}) and torch.allclose(two[2], truth[2], atol=1 / 255)
+
+
 def test_unknown_methods_are_refused() -> None:
-    known = "identity, pixel swap, flow, propagation, ebsynth, rerender, fresco, cross-image, zero, hero"
+    known = "identity, pixel swap, flow, propagation, ebsynth, rerender, fresco, cross-image, zero, hero, mix"
     with pytest.raises(InputError, match=f"{known}, got 'magic'"):
         run_method(Tools(lambda *_: torch.zeros(0)), None, Spec("magic"), [0])  # type: ignore[arg-type]
 

@@ -68,7 +68,7 @@ class SharedMatches(Tools):
         self._matches: dict[tuple[ZeroStageSettings, int], Correspondence] = {}
 
     def _pictures_of(self, clip: TaskClip, spec: Spec, frames: Sequence[int]) -> torch.Tensor:
-        name = next(name for name, method in METHODS.items() if method == spec.method)
+        name = next((name for name, method in METHODS.items() if method == spec.method), spec.method)
         return self._result.pictures[name][[self._result.frames.index(frame) for frame in frames]]
 
     def stage(self, clip: TaskClip, spec: Spec) -> ZeroStage[UNetBackbone]:
