@@ -7,7 +7,8 @@ known, decided how they are mixed:
 * Only the low band of their difference is taken over: which colour lies where is what a drawn frame knows better, its
   detail is what an autoencoder leaves of it.
 * The share grows with the doubt of the carried change (`Carried.error`), to one half: of two that err alike and
-  independently, the mean is nearer to the truth.
+  independently, the mean is nearer to the truth. Where nothing is left of its trust, what turned into view, the witness
+  alone is believed.
 * How wrong the witness is shows on the clip itself. Where the carried change is trusted it stands for the truth, and
   its distance from the witness is the witness's error. A witness that errs much there loses its say everywhere.
 * Where the edit changes nothing, the source itself is known, and no witness is asked.
@@ -37,19 +38,22 @@ _MARGIN = 2  # pixels around a change
 class WitnessSettings:
     """How a witness is weighed.
 
-    strength: 1 is as measured, 0 leaves the witness out. share: of the witness at most. reach: half side of the means,
+    strength: 1 is as measured, 0 leaves the witness out. share: of the witness in doubt. lost: doubt from which its
+    share grows on, to the whole where the doubt is 1. reach: half side of the means,
     taken twice, that make the low band, in pixels at a short side of 256. error: squared error of the low band, where
     the carried change is trusted, from which the witness loses its say.
     """
 
     strength: float = 1.0
     share: float = 0.5
+    lost: float = 0.8
     reach: int = 3
     error: float = 3e-3
 
     def __post_init__(self) -> None:
         check_range("strength", self.strength, 0, 1)
         check_range("share", self.share, 0, 1)
+        check_range("lost", self.lost, 0, 0.999)
         check_range("reach", self.reach, 0, 256)
         check_range("error", self.error, 1e-6, 1)
 
@@ -73,8 +77,10 @@ def mix_witness(
     edited = edited_places(carried, frame)
     told = (1 - doubt) ** _TRUST * edited[0] + 1e-6
     error = float((told * low.square().mean(0)).sum() / told.sum())
-    most = settings.strength * settings.share * min(1.0, settings.error / max(error, 1e-6)) ** 2
-    share = most * _mean(doubt[None], round(_SMOOTH * scale)) * edited
+    say = min(1.0, settings.error / max(error, 1e-6))
+    smooth = _mean(doubt[None], round(_SMOOTH * scale))
+    alone = ((smooth - settings.lost) / (1 - settings.lost)).clamp(0, 1)
+    share = (say**2 * settings.share * smooth + say * (1 - settings.share) * alone) * settings.strength * edited
     return Carried((picture + share * low).clamp(0, 1), doubt), share[0]
 
 

@@ -177,6 +177,7 @@ def test_a_report_that_cannot_be_written_is_noticed_before_the_work(place, tmp_p
 
 def test_option_defaults_are_those_of_the_settings():
     args = build_parser().parse_args(["zero", *NEEDED, "--reference", "r.png"])
+    fill_preset(args)
     settings = ZeroStageSettings()
     for field in fields(ZeroStageSettings):
         assert getattr(args, field.name) == getattr(settings, field.name), field.name

@@ -15,6 +15,7 @@ from ...jobs.adapter import TINY_FAMILY, bundled_adapter
 from ...jobs.hero_settings import with_adapter
 from ...jobs.state import file_digest
 from ...paper import MODES
+from ...propagation.witness import WitnessSettings
 from ...zero_stage.settings import ZeroStageSettings
 from . import guided_settings
 from .clips import TaskClip
@@ -44,7 +45,8 @@ class Spec:
             return dict(self.options)
         if self.method == "mix":
             made = {name: [other.method, other.settled()] for name, other in _mix_inputs(self).items()}
-            return {**{name: value for name, value in self.options.items() if name != "hero"}, "made": made}
+            own = {name: value for name, value in self.options.items() if name != "hero"}
+            return {**own, "made": made, "witness": asdict(WitnessSettings())}
         if self.method in ("rerender", "fresco"):
             return guided_settings.settled(self.method, self.options, self.seed)
         if self.method != "hero":
