@@ -248,4 +248,39 @@ def propagate_keyframes() -> Graph:
     return Graph("propagate_keyframes", nodes, groups)
 
 
-GRAPHS = (demo_cpu, zero_to_hero, zero_stage_only, colorize, propagate_keyframes, rerender_sd15, fresco_sd15)
+def repair_other_tools() -> Graph:
+    """What another tool made of a clip, freed of its drift."""
+    clip, made = load_clip(1), load_clip(1)
+    for node in (clip, made):
+        node.values |= {"short_side": 0, "multiple": 1}
+    clip.title, made.title = "Your clip", "Made by another tool"
+    made.values |= {"file": "made_by_another_tool.mp4"}
+    edit = Node("LoadImage", 2, "The frame that you edited", values={"image": "edited.png"}, height=220, tint="model")
+    carry = {"frames": ("clip", "frames"), "edits": ("edit", "IMAGE"), "witness": ("made", "frames")}
+    choices = {"keys": "0", "keep_unedited": True, "witness_is": "another tool's result"}
+    nodes = {
+        "note": note("repair_other_tools", 0, 400),
+        "clip": clip,
+        "made": made,
+        "edit": edit,
+        "mend": Node("PropagateKeyFrames", 3, links=carry, values=choices, height=260, tint="own"),
+        "save": saver(4, ("mend", "edited"), ("clip", "fps"), "zero2hero/mended", "Result", ("clip", "audio")),
+    }
+    groups = {
+        "1. Your clip, and what a tool made of it": ["clip", "made"],
+        "2. Your edit": ["edit"],
+        "3. Mended": ["mend", "save"],
+    }
+    return Graph("repair_other_tools", nodes, groups)
+
+
+GRAPHS = (
+    demo_cpu,
+    zero_to_hero,
+    zero_stage_only,
+    colorize,
+    propagate_keyframes,
+    repair_other_tools,
+    rerender_sd15,
+    fresco_sd15,
+)

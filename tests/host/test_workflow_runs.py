@@ -16,7 +16,7 @@ from moving import pan
 from PIL import Image, ImageOps
 
 from zero2hero_core.video.source import open_frames
-from zero2hero_core.video.writer import VideoWriter
+from zero2hero_core.video.writer import VideoWriter, write_image
 
 sys.path.insert(0, str(Path(__file__).parent))
 from ui_graph import NAMES, WORKFLOWS, load, switched_on, to_prompt, widgets
@@ -228,5 +228,29 @@ def test_two_edited_frames_are_carried(server: Any, described: Graph) -> None:
         assert (source.frames(range(6)) - (1 - frames)).abs().mean() < 0.03
 
 
+def test_another_tools_drift_is_mended(server: Any, described: Graph) -> None:
+    """As shipped, but for the names of the files: a tool's negative that darkens; the edit is the negative itself."""
+    frames = pan(0, 6, 2)
+    drifted = (1 - frames) * (1 - torch.arange(6) / 20).view(-1, 1, 1, 1)
+    for name, pictures in {"pan.mkv": frames, "tool.mkv": drifted}.items():
+        with VideoWriter(server.input / name, 8, codec="ffv1", overwrite=True) as writer:
+            writer.write(pictures)
+    write_image(server.input / "edited.png", 1 - frames[0], overwrite=True)
+    saved = load("repair_other_tools")
+    prompt = to_prompt(saved, described)
+    for node in prompt.values():
+        if node["class_type"] == "VideoLoad":
+            made = node["inputs"]["file"] == "made_by_another_tool.mp4"
+            node["inputs"]["file"] = "tool.mkv" if made else "pan.mkv"
+    change(prompt, "VideoSave", format="mkv")
+    outputs = server.queue(prompt, workflow=saved)
+    (result,) = [key for key, node in prompt.items() if node["class_type"] == "VideoSave"]
+    item = outputs[result]["videos"][0]
+    with open_frames(server.base / item["type"] / item["subfolder"] / item["filename"], multiple=1) as source:
+        mended = source.frames(range(6))
+    error, before = ((pictures[5] - (1 - frames[5])).abs().mean() for pictures in (mended, drifted))
+    assert error < before / 2
+
+
 def test_every_workflow_is_run() -> None:
-    assert sorted([*VIDEOS, "demo_cpu", "propagate_keyframes"]) == NAMES
+    assert sorted([*VIDEOS, "demo_cpu", "propagate_keyframes", "repair_other_tools"]) == NAMES

@@ -19,9 +19,10 @@ WITH_HERO = ["colorize", "zero_to_hero_sd15_flux"]  # their Hero-Stage is bypass
 Graph = dict[str, Any]
 
 
-def test_there_are_seven() -> None:
-    methods = ["fresco_sd15", "propagate_keyframes", "rerender_sd15", "zero_stage_only", "zero_to_hero_sd15_flux"]
-    expected = ["colorize", "demo_cpu", *methods]
+def test_there_are_eight() -> None:
+    without_models = ["propagate_keyframes", "repair_other_tools"]
+    with_models = ["colorize", "fresco_sd15", "rerender_sd15", "zero_stage_only", "zero_to_hero_sd15_flux"]
+    expected = sorted(["demo_cpu", *without_models, *with_models])
     assert expected == NAMES
 
 

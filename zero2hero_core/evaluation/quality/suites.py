@@ -271,9 +271,6 @@ ANCHORS = {
     **_anchors("Hero-Stage", "hero"),
     **_anchors("Both witnesses", "mix", hero=ADAPTER),
 }
-ANCHORS = (
-    _anchors("Zero-Stage", "zero") | _anchors("Hero-Stage", "hero") | _anchors("Both witnesses", "mix", hero=ADAPTER)
-)
 SEVERAL = Table(
     "anchors",
     "Several anchors",
