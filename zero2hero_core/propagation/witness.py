@@ -41,7 +41,7 @@ class WitnessSettings:
     strength: 1 is as measured, 0 leaves the witness out. share: of the witness in doubt. lost: doubt from which its
     share grows on, to the whole where the doubt is 1. reach: half side of the means,
     taken twice, that make the low band, in pixels at a short side of 256. error: squared error of the low band, where
-    the carried change is trusted, from which the witness loses its say.
+    the carried change is trusted, from which the witness loses its say; lost_error: the same where the doubt is 1.
     """
 
     strength: float = 1.0
@@ -49,6 +49,7 @@ class WitnessSettings:
     lost: float = 0.8
     reach: int = 3
     error: float = 3e-3
+    lost_error: float = 9e-3
 
     def __post_init__(self) -> None:
         check_range("strength", self.strength, 0, 1)
@@ -56,6 +57,7 @@ class WitnessSettings:
         check_range("lost", self.lost, 0, 0.999)
         check_range("reach", self.reach, 0, 256)
         check_range("error", self.error, 1e-6, 1)
+        check_range("lost error", self.lost_error, 1e-6, 1)
 
 
 def mix_witness(
@@ -77,10 +79,11 @@ def mix_witness(
     edited = edited_places(carried, frame)
     told = (1 - doubt) ** _TRUST * edited[0] + 1e-6
     error = float((told * low.square().mean(0)).sum() / told.sum())
-    say = min(1.0, settings.error / max(error, 1e-6))
+    beside, alone = (min(1.0, limit / max(error, 1e-6)) for limit in (settings.error, settings.lost_error))
     smooth = _mean(doubt[None], round(_SMOOTH * scale))
-    alone = ((smooth - settings.lost) / (1 - settings.lost)).clamp(0, 1)
-    share = (say**2 * settings.share * smooth + say * (1 - settings.share) * alone) * settings.strength * edited
+    gone = ((smooth - settings.lost) / (1 - settings.lost)).clamp(0, 1)
+    share = torch.lerp(beside**2 * settings.share * smooth, torch.full_like(gone, alone), gone)
+    share = settings.strength * share * edited
     return Carried((picture + share * low).clamp(0, 1), doubt), share[0]
 
 

@@ -38,7 +38,7 @@ def test_the_witness_is_asked_where_the_carried_change_is_in_doubt() -> None:
 
 def test_where_nothing_is_left_of_the_trust_the_witness_alone_is_believed() -> None:
     frame, truth, doubt = scene()
-    for level, expected in ((0.8, 0.4), (0.9, 0.45 + 0.25), (1.0, 1.0)):
+    for level, expected in ((0.8, 0.4), (0.9, 0.225 + 0.5), (1.0, 1.0)):
         _, share = mix_witness(Carried(truth, torch.where(doubt > 0, level, 0.0)), truth, frame)
         assert torch.allclose(share[SIDE // 2 + 8 : -4, 4 : SIDE // 2 - 8], torch.tensor(expected), atol=1e-4)
 
