@@ -16,10 +16,22 @@ from ..files.lock import locked_folder
 from ..files.names import check_name
 
 # Settings that name what is read: pictures or a video; folders of Zero-Stage; single files; folders of a model.
-PICTURES = ("video", "reference", "key", "edit", "mask", "foreground", "control", "stylised", "truth", "own_clips")
+PICTURES = (
+    "video",
+    "reference",
+    "key",
+    "edit",
+    "mask",
+    "foreground",
+    "control",
+    "stylised",
+    "truth",
+    "own_clips",
+    "footage",
+)
 ZERO_FOLDERS = ("zero", "zero_anchor", "witness", "repair")
 FILES = ("matches", "lora", "adapter", "text_embedding", "empty_embedding", "python", "blender")
-TREES = ("model", "controlnet", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")
+TREES = ("clips", "held_out", "model", "controlnet", "zero_model", "hero_model", "vae", "tokenizer", "amt", "weights")
 
 
 def readings(values: Mapping[str, Any]) -> list[Reading]:

@@ -9,8 +9,9 @@ known, decided how they are mixed:
 * The share grows with the doubt of the carried change (`Carried.error`), to one half: of two that err alike and
   independently, the mean is nearer to the truth. Where nothing is left of its trust, what turned into view, the witness
   alone is believed.
-* How wrong the witness is shows on the clip itself. Where the carried change is trusted it stands for the truth, and
-  its distance from the witness is the witness's error. A witness that errs much there loses its say everywhere.
+* How wrong either is shows on the frame itself. Where the carried change is trusted it stands for the truth, and its
+  distance from the witness is the witness's error. Where it is in doubt, the distance is that of both; as far as it is
+  no larger there, the carried change is not what errs, and the witness has no say: footage that a model draws badly.
 * Where the edit changes nothing, the source itself is known, and no witness is asked.
 """
 
@@ -40,24 +41,19 @@ class WitnessSettings:
 
     strength: 1 is as measured, 0 leaves the witness out. share: of the witness in doubt. lost: doubt from which its
     share grows on, to the whole where the doubt is 1. reach: half side of the means,
-    taken twice, that make the low band, in pixels at a short side of 256. error: squared error of the low band, where
-    the carried change is trusted, from which the witness loses its say; lost_error: the same where the doubt is 1.
+    taken twice, that make the low band, in pixels at a short side of 256.
     """
 
     strength: float = 1.0
     share: float = 0.5
     lost: float = 0.8
     reach: int = 3
-    error: float = 3e-3
-    lost_error: float = 9e-3
 
     def __post_init__(self) -> None:
         check_range("strength", self.strength, 0, 1)
         check_range("share", self.share, 0, 1)
         check_range("lost", self.lost, 0, 0.999)
         check_range("reach", self.reach, 0, 256)
-        check_range("error", self.error, 1e-6, 1)
-        check_range("lost error", self.lost_error, 1e-6, 1)
 
 
 def mix_witness(
@@ -77,14 +73,19 @@ def mix_witness(
     scale = min(picture.shape[1:]) / _USUAL_SIDE
     low = _mean(witness - picture, round(settings.reach * scale))
     edited = edited_places(carried, frame)
-    told = (1 - doubt) ** _TRUST * edited[0] + 1e-6
-    error = float((told * low.square().mean(0)).sum() / told.sum())
-    beside, alone = (min(1.0, limit / max(error, 1e-6)) for limit in (settings.error, settings.lost_error))
+    say = _say(low.square().mean(0), doubt, edited[0])
     smooth = _mean(doubt[None], round(_SMOOTH * scale))
     gone = ((smooth - settings.lost) / (1 - settings.lost)).clamp(0, 1)
-    share = torch.lerp(beside**2 * settings.share * smooth, torch.full_like(gone, alone), gone)
-    share = settings.strength * share * edited
+    share = settings.strength * say * torch.lerp(settings.share * smooth, torch.ones_like(gone), gone) * edited
     return Carried((picture + share * low).clamp(0, 1), doubt), share[0]
+
+
+def _say(distance: torch.Tensor, doubt: torch.Tensor, edited: torch.Tensor) -> float:
+    """The part of the witness, 0 to 1, that errors of both ask for: that of the carried change of their sum. All
+    (H, W); distance: squared, of the low bands."""
+    known, lost = (1 - doubt) ** _TRUST * edited + 1e-6, doubt**2 * edited + 1e-6
+    witness, both = (float((weight * distance).sum() / weight.sum()) for weight in (known, lost))
+    return max(0.0, both - witness) / max(both, 1e-9)
 
 
 def edited_places(carried: Carried, frame: torch.Tensor) -> torch.Tensor:

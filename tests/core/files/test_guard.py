@@ -124,8 +124,8 @@ def test_a_file_system_that_numbers_no_files_is_compared_by_paths(earlier, tmp_p
 
 def test_every_option_that_may_name_a_file_is_known(tmp_path):
     """Who adds an option says here whether it names something that is read."""
-    known = {*PICTURES, *ZERO_FOLDERS, *FILES, *TREES, "also"}
-    written = {"out", "work", "json", "video_name"}
+    known = {*PICTURES, *ZERO_FOLDERS, *FILES, *TREES, "also", "anchor"}  # --anchor fills `reference` and `also`
+    written = {"out", "work", "json", "video_name", "pictures"}
     words = {
         "device",
         "dtype",

@@ -279,7 +279,7 @@ SEVERAL = Table(
     "Both witnesses, one anchor",
     TEST,
     frames=INNER,
-    measures=(*QUALITY, "psnr last"),
+    measures=(*QUALITY, "psnr last", "lpips"),
 )
 
 GUIDED = ("psnr", "psnr inside", "ssim", "warp error", "flicker", "drift", "colour drift")
