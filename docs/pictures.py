@@ -1,7 +1,7 @@
 """Makes the pictures of the README: `python docs/pictures.py`.
 
 compare.png and steps.png: renders four clips of the test range, takes the second look of each one's first frame as the
-edit, and runs `zero2hero correspond` and `zero2hero edit --tiny` with their defaults, as a user would.
+edit, and runs `zero2hero correspond` and `zero2hero edit --tiny`, the latter as the paper ends.
 propagate.png: renders a clip at 1280 x 720, paints on its first frame as an artist might, and runs `zero2hero
 propagate`. What is made is kept in --work and not made again.
 """
@@ -66,7 +66,8 @@ class Clip:
         clip = ("--video", task / "content", "--anchor", "0", "--stride", str(STRIDE), "--size", str(SIZE))
         if not (self.edit / "report.json").exists():
             reference = next((task / "style").iterdir())
-            run("edit", "--tiny", *clip, "--reference", reference, "--out", self.edit, "--overwrite")
+            options = ("--preset", "best", "--finish", "hero", "--reference", reference)  # Hero-Stage by itself
+            run("edit", "--tiny", *clip, *options, "--out", self.edit, "--overwrite")
         if not (self.matches / "matches.png").exists():
             run("correspond", "--tiny", *clip, "--out", self.matches, "--overwrite")
 
